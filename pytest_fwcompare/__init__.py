@@ -1,0 +1,48 @@
+"""Does a neural network compute the same function in another framework? See `compare`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PLACES = {
+    "compare": "pytest_fwcompare.compare",
+    "TensorSpec": "pytest_fwcompare.inputs.spec",
+    "Comparison": "pytest_fwcompare.records",
+    "FwcompareError": "pytest_fwcompare.errors",
+    "UsageError": "pytest_fwcompare.errors",
+}
+_MODULES = {
+    "networks": "pytest_fwcompare.networks",
+    "strategies": "pytest_fwcompare.inputs.strategies",
+    "transforms": "pytest_fwcompare.weights.transforms",
+}
+
+__all__ = [*_PLACES, *_MODULES, "__version__"]
+
+if TYPE_CHECKING:
+    from pytest_fwcompare import networks as networks
+    from pytest_fwcompare.compare import compare as compare
+    from pytest_fwcompare.errors import FwcompareError as FwcompareError
+    from pytest_fwcompare.errors import UsageError as UsageError
+    from pytest_fwcompare.inputs import strategies as strategies
+    from pytest_fwcompare.inputs.spec import TensorSpec as TensorSpec
+    from pytest_fwcompare.records import Comparison as Comparison
+    from pytest_fwcompare.weights import transforms as transforms
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PLACES:
+        value = getattr(import_module(_PLACES[name]), name)
+    elif name in _MODULES:
+        value = import_module(_MODULES[name])
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

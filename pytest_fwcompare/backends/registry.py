@@ -1,0 +1,90 @@
+"""Finds backends by name. Each is an import string that is resolved when it is first used."""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+
+from pytest_fwcompare.backends.base import Backend
+from pytest_fwcompare.errors import FrameworkUnavailable, UsageError
+
+ENTRY_POINT_GROUP = "pytest_fwcompare.backends"
+
+SHIPPED = {
+    "torch": "pytest_fwcompare.backends.torch:TorchBackend",
+    "tensorflow": "pytest_fwcompare.backends.tensorflow:TensorFlowBackend",
+    "keras": "pytest_fwcompare.backends.keras:KerasBackend",
+    "jax": "pytest_fwcompare.backends.jax:JaxBackend",
+    "numpy": "pytest_fwcompare.backends.numpy:NumpyBackend",
+}
+"""In the order in which they may be imported together: torch before tensorflow."""
+
+
+@cache
+def import_strings() -> dict[str, str]:
+    """All backends, shipped ones first; a shipped name cannot be taken by a plugin."""
+    strings = dict(SHIPPED)
+    for point in entry_points(group=ENTRY_POINT_GROUP):
+        strings.setdefault(point.name, point.value)
+    return strings
+
+
+@cache
+def backend(name: str) -> Backend:
+    """The backend of that name, whether or not its framework is installed.
+
+    Raises:
+        UsageError: no backend has that name.
+    """
+    strings = import_strings()
+    if name not in strings:
+        raise UsageError(
+            f"no framework {name!r}; the frameworks are {', '.join(strings)}. Another one needs a "
+            f"backend registered under the entry point group {ENTRY_POINT_GROUP!r}"
+        )
+    module, _, attribute = strings[name].partition(":")
+    made = getattr(import_module(module), attribute)()
+    assert isinstance(made, Backend)
+    return made
+
+
+def require(name: str) -> Backend:
+    """The backend of that name, its framework installed.
+
+    Raises:
+        FrameworkUnavailable: with the reason and what to install.
+    """
+    found = backend(name)
+    if reason := found.unavailable():
+        raise FrameworkUnavailable(f"framework {name!r} was asked for, but {reason}")
+    return found
+
+
+def available() -> dict[str, str | None]:
+    """Every framework's name with the reason why it cannot be used here, or None."""
+    return {name: backend(name).unavailable() for name in import_strings()}
+
+
+def owner(model: object) -> Backend:
+    """The backend that takes `model` as it is.
+
+    Raises:
+        UsageError: no backend knows such an object.
+    """
+    for name in import_strings():
+        candidate = backend(name)
+        if candidate.owns(model):
+            return candidate
+    kind = f"{type(model).__module__}.{type(model).__qualname__}"
+    hint = ""
+    if kind.partition(".")[0] in ("torch", "tensorflow", "keras", "jax") and (
+        kind.partition(".")[0] in sys.modules
+    ):
+        hint = " It belongs to a known framework, but it is not a model."
+    raise UsageError(
+        f"expected a model (torch.nn.Module, keras.Model, tf.Module, flax or equinox module, "
+        f"(function, params), NumPy callable), a factory that returns one, or a Network; got "
+        f"{kind}.{hint}"
+    )

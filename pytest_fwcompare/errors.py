@@ -1,0 +1,42 @@
+"""Every error this package raises on purpose.
+
+A message says where, what was expected, what came and what to do. Anything else that escapes is a
+bug of this package, never the user's.
+"""
+
+from __future__ import annotations
+
+
+class FwcompareError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class UsageError(FwcompareError, ValueError):
+    """The caller asked for something that cannot be done: a wrong name, shape, key or value."""
+
+
+class NetworkError(UsageError):
+    """A network description does not fit together. Names the layer, what it got and wanted."""
+
+
+class FrameworkUnavailable(UsageError):
+    """A framework, device or dtype was asked for by name and cannot be used here."""
+
+
+class MappingError(FwcompareError):
+    """The parameters of the two sides cannot be paired, or not without a guess that matters."""
+
+
+class ModelError(FwcompareError):
+    """A model under comparison failed: it raised, returned no tensor, or lacks a gradient.
+
+    Args:
+        role: "reference" or "port".
+        stage: "import", "build", "copy", "forward", "backward", "shadow" or "record".
+        message: what happened, in the framework's words where there are any.
+    """
+
+    def __init__(self, role: str, stage: str, message: str) -> None:
+        super().__init__(f"{role}, {stage}: {message}")
+        self.role = role
+        self.stage = stage

@@ -1,0 +1,323 @@
+"""The plain values of a comparison: frozen dataclasses, to and from JSON, no framework, no pytest.
+
+Units: seconds and bytes. `gap`, `noise` and `jitter` are relative to the largest magnitude of the
+reference's float64 tensor (DESIGN: scale = max|ref64|).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from pytest_fwcompare.errors import UsageError
+
+Verdict = Literal["equivalent", "semantic", "precision", "subgradient", "nonfinite", "error"]
+VERDICTS: tuple[str, ...] = get_args(Verdict)
+
+FORMAT = 1
+"""Version of the JSON form; a reader refuses a newer one."""
+
+
+@dataclass(frozen=True)
+class TensorRow:
+    """One compared tensor over all examples; the figures are those of its worst example.
+
+    Attributes:
+        name: "output scores", "gradient of input images", "gradient of fc.weight",
+            "buffer bn.running_mean".
+        kind: what it is.
+        verdict: of this tensor alone.
+        gap: max|port64 - ref64| / scale.
+        reference_noise, port_noise: max|side32 - side64| / scale.
+        jitter: spread of ref64 when inputs and weights move by half a unit in the last place.
+        ulp: largest distance of the working-precision values, in units in the last place of the
+            working dtype at scale.
+        index: place of the largest difference, in the reference's axis order.
+        expected, obtained: the reference's and the port's value there (float64 shadows for
+            `semantic`, working precision otherwise).
+        example: number of the example the figures come from.
+    """
+
+    name: str
+    kind: Literal["output", "input gradient", "parameter gradient", "buffer", "update"]
+    verdict: Verdict
+    gap: float
+    reference_noise: float
+    port_noise: float
+    jitter: float
+    ulp: float = 0.0
+    index: tuple[int, ...] = ()
+    expected: float = 0.0
+    obtained: float = 0.0
+    example: int = 0
+
+
+@dataclass(frozen=True)
+class ExampleRecord:
+    """One generated example, small enough to read.
+
+    Attributes:
+        description: how it was drawn, e.g. "batch=1, height=4; images: normal, scale 0.01".
+        shapes: sizes of each input.
+        values: the inputs as nested lists where they are small, else None.
+        weights: "randomised" or "given".
+        ratio: the largest gap over jitter of its tensors.
+    """
+
+    number: int
+    description: str
+    shapes: Mapping[str, tuple[int, ...]]
+    values: Mapping[str, Any] | None
+    weights: str
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Examples:
+    """How many examples ran; the worst, in its smallest form where it failed."""
+
+    count: int
+    worst: ExampleRecord | None = None
+
+
+@dataclass(frozen=True)
+class WeightRow:
+    """How one parameter of the port was filled.
+
+    Attributes:
+        port: its name; "" for a parameter of the reference that nothing in the port takes.
+        references: names it was made from.
+        transform: code of the transform, "Identity()" for a plain copy.
+        reason: why this pair was chosen, or why there is none.
+    """
+
+    port: str
+    references: tuple[str, ...]
+    transform: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Control:
+    """One deliberate disturbance of the port after a pass.
+
+    Attributes:
+        target: the parameter, buffer or hyper-parameter disturbed.
+        size: relative amount.
+        noticed: whether the judge objected.
+        ratio: largest gap over jitter that it caused.
+    """
+
+    target: str
+    size: float
+    noticed: bool
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Controls:
+    """Disturbances tried; parameters whose disturbance nothing noticed are uncovered."""
+
+    tried: tuple[Control, ...] = ()
+    uncovered: tuple[str, ...] = ()
+
+    @property
+    def caught(self) -> int:
+        """Number of disturbances that the judge noticed."""
+        return sum(control.noticed for control in self.tried)
+
+
+@dataclass(frozen=True)
+class Quartiles:
+    """Median and quartiles of raw durations in seconds."""
+
+    median: float
+    low: float
+    high: float
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Durations of one framework.
+
+    Attributes:
+        first_call_s: the first call, tracing and compilation included.
+        forward, backward: after warm-up, interleaved with the other frameworks.
+        threads: threads the framework was given.
+        shapes: sizes of the timed call.
+        shared_machine: True under pytest-xdist, where other workers disturb the clock.
+        peak_bytes: peak memory of the run, None where it was not measured.
+    """
+
+    framework: str
+    first_call_s: float
+    forward: Quartiles
+    backward: Quartiles | None
+    threads: int
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    mode: str = "eager"
+    device: str = "cpu"
+    shared_machine: bool = False
+    peak_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The result of one comparison. Plain data: can be written, read and rendered anywhere.
+
+    Attributes:
+        reference, port: framework names.
+        culprit: path of the reference's submodule where the difference begins; "" for glue code
+            (then `between` names its neighbours); None if none was found.
+        port_culprit: the same for the port.
+        cause: one word of the cause table, proved by `evidence`; None otherwise.
+        evidence: sentences with numbers.
+        gap: largest over all tensors; noise: largest of the port.
+        environment: versions, device, threads, flags by framework.
+        notices: things worth knowing that fail nothing.
+        seconds: wall time of the comparison.
+        replay: command or code that repeats it.
+    """
+
+    verdict: Verdict
+    reference: str
+    port: str
+    dtype: str = "float32"
+    device: str = "cpu"
+    mode: str = "eager"
+    checks: tuple[str, ...] = ("forward", "backward")
+    seed: int = 0
+    message: str = ""
+    culprit: str | None = None
+    port_culprit: str | None = None
+    between: tuple[str, str] | None = None
+    cause: str | None = None
+    evidence: tuple[str, ...] = ()
+    gap: float = 0.0
+    noise: float = 0.0
+    tensors: tuple[TensorRow, ...] = ()
+    examples: Examples = field(default_factory=lambda: Examples(0))
+    weights: tuple[WeightRow, ...] = ()
+    controls: Controls = field(default_factory=Controls)
+    timings: tuple[Timing, ...] = ()
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
+    seconds: float = 0.0
+    replay: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """True for the verdicts that fail nothing by default."""
+        return self.verdict in ("equivalent", "subgradient")
+
+    def to_json(self) -> str:
+        """The comparison as JSON text; NaN and infinities are strings, so it is strict JSON."""
+        return json.dumps({"format": FORMAT, **encode(self)}, indent=1, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Comparison:
+        """The comparison that `to_json` wrote.
+
+        Raises:
+            UsageError: the text is not such JSON, or was written by a newer version.
+        """
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise UsageError(f"Comparison.from_json: not JSON: {error}") from None
+        if not isinstance(data, dict) or not isinstance(data.get("format"), int):
+            raise UsageError("Comparison.from_json: expected an object with a 'format' number")
+        if data["format"] > FORMAT:
+            raise UsageError(
+                f"Comparison.from_json: format {data['format']} was written by a newer "
+                f"pytest-fwcompare; this one reads up to {FORMAT}. Upgrade it"
+            )
+        del data["format"]
+        return typing.cast(Comparison, decode(data, cls, "comparison"))
+
+    def summary(self) -> str:
+        """What a person reads: verdict, place, numbers, example, what to do."""
+        from pytest_fwcompare.report.text import summary
+
+        return summary(self)
+
+    def assert_equivalent(self, fail_on: tuple[str, ...] | None = None) -> None:
+        """Raise AssertionError with the summary unless the comparison passed.
+
+        Args:
+            fail_on: verdicts that fail; by default all but `equivalent` and `subgradient`.
+        """
+        __tracebackhide__ = True
+        failed = not self.passed if fail_on is None else self.verdict in fail_on
+        if failed:
+            raise AssertionError(self.summary())
+
+
+def encode(value: Any) -> Any:
+    """Dataclasses, mappings and sequences as JSON values; NaN and infinities as strings."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): encode(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [encode(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    if hasattr(value, "tolist"):
+        return encode(value.tolist())
+    return str(value)
+
+
+def decode(data: Any, kind: Any, where: str) -> Any:
+    """The value of type `kind` that `encode` turned into `data`."""
+    origin, arguments = typing.get_origin(kind), get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(data, dict):
+            raise UsageError(f"{where}: expected an object, got {type(data).__name__}")
+        hints = typing.get_type_hints(kind)
+        fields = {f.name: f for f in dataclasses.fields(kind)}
+        if unknown := sorted(set(data) - set(fields)):
+            raise UsageError(f"{where}: unknown keys {', '.join(unknown)}")
+        for name, spec in fields.items():
+            optional = (
+                spec.default is not dataclasses.MISSING
+                or spec.default_factory is not dataclasses.MISSING
+            )
+            if name not in data and not optional:
+                raise UsageError(f"{where}: missing key {name!r}")
+        made = {
+            name: decode(item, hints[name], f"{where}.{name}") for name, item in data.items()
+        }
+        return typing.cast(Any, kind)(**made)
+    if origin in (typing.Union, types.UnionType):
+        if data is None:
+            return None
+        return decode(data, next(a for a in arguments if a is not type(None)), where)
+    if origin is Literal:
+        if data not in arguments:
+            raise UsageError(f"{where}: expected one of {', '.join(arguments)}, got {data!r}")
+        return data
+    if origin is tuple:
+        if not isinstance(data, list):
+            raise UsageError(f"{where}: expected a list, got {type(data).__name__}")
+        inner = arguments[0] if arguments else Any
+        return tuple(decode(item, inner, f"{where}[{i}]") for i, item in enumerate(data))
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(data, dict):
+            raise UsageError(f"{where}: expected an object, got {type(data).__name__}")
+        return {key: decode(item, arguments[1], f"{where}.{key}") for key, item in data.items()}
+    if kind is float:
+        try:
+            return float(data)
+        except (TypeError, ValueError):
+            raise UsageError(f"{where}: expected a number, got {data!r}") from None
+    return data
