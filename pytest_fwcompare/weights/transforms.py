@@ -8,7 +8,6 @@ Each prints as the code that makes it, so that a mapping can be pasted.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -196,3 +195,192 @@ class Chain(Transform):
         for step, value in zip(self.steps[:0:-1], between[::-1], strict=True):
             (gradient,) = step.adjoint(gradient, value.shape)
         return self.steps[0].adjoint(gradient, *shapes)
+
+
+@dataclass(frozen=True)
+class Parallel(Transform):
+    """A transform of its own for every source, then a combining transform."""
+
+    each: tuple[Transform, ...]
+    combine: Transform
+
+    def apply(self, *sources: Array) -> Array:
+        steps = zip(self.each, sources, strict=True)
+        return self.combine.apply(*(step.apply(source) for step, source in steps))
+
+    def adjoint(self, gradient: Array, *shapes: tuple[int, ...]) -> list[Array]:
+        empty = [np.broadcast_to(np.float32(0), shape) for shape in shapes]
+        middle = [step.apply(value).shape for step, value in zip(self.each, empty, strict=True)]
+        parts = self.combine.adjoint(gradient, *middle)
+        return [
+            step.adjoint(part, shape)[0]
+            for step, part, shape in zip(self.each, parts, shapes, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Assemble(Transform):
+    """Target blocks along an axis, each the sum of blocks of the sources.
+
+    Recurrent biases that are summed for some gates only, fused projections cut otherwise.
+
+    Attributes:
+        blocks: one entry a target block: terms (source, block, count), each the block of that
+            number out of `count` equal blocks of that source along `axis`.
+        axis: along which sources are cut and the target is put together.
+    """
+
+    blocks: tuple[tuple[tuple[int, int, int], ...], ...]
+    axis: int = 0
+
+    def apply(self, *sources: Array) -> Array:
+        cut = {
+            (source, count): np.split(sources[source], count, axis=self.axis)
+            for terms in self.blocks
+            for source, _, count in terms
+        }
+        parts = [
+            reduce(np.add, (cut[source, count][block] for source, block, count in terms))
+            for terms in self.blocks
+        ]
+        return np.concatenate(parts, axis=self.axis)
+
+    def adjoint(self, gradient: Array, *shapes: tuple[int, ...]) -> list[Array]:
+        gradients = [np.zeros(shape, gradient.dtype) for shape in shapes]
+        start = 0
+        for terms in self.blocks:
+            source, _, count = terms[0]
+            size = shapes[source][self.axis] // count
+            part = gradient.take(range(start, start + size), axis=self.axis)
+            start += size
+            for source, block, count in terms:
+                # Basic slices are views, so adding to them fills the gradient.
+                np.split(gradients[source], count, axis=self.axis)[block][...] += part
+        return gradients
+
+
+@dataclass(frozen=True)
+class Zeros(Transform):
+    """No source at all: the second of two biases where the reference has one."""
+
+    shape: tuple[int, ...]
+
+    def apply(self, *sources: Array) -> Array:
+        return np.zeros(self.shape)
+
+    def adjoint(self, gradient: Array, *shapes: tuple[int, ...]) -> list[Array]:
+        return []
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Gather(Transform):
+    """Any rearrangement: element i of the target is element `index[i]` of the sources.
+
+    Attributes:
+        index: integers of the target's shape, places in all sources flattened in C order and
+            joined end to end; -1 gives zero.
+    """
+
+    index: Array
+
+    def __repr__(self) -> str:
+        if self.index.size > 64:
+            return f"Gather({'x'.join(map(str, self.index.shape))} places)"
+        return f"Gather(numpy.array({self.index.tolist()}))"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Gather) and np.array_equal(self.index, other.index)
+
+    def __hash__(self) -> int:
+        return hash(self.index.tobytes())
+
+    def apply(self, *sources: Array) -> Array:
+        flat = np.concatenate([source.ravel() for source in sources])
+        return np.where(self.index >= 0, flat[self.index], np.zeros((), flat.dtype))
+
+    def adjoint(self, gradient: Array, *shapes: tuple[int, ...]) -> list[Array]:
+        sizes = [int(np.prod(shape)) for shape in shapes]
+        flat = np.zeros(sum(sizes), gradient.dtype)
+        known = self.index >= 0
+        np.add.at(flat, self.index[known], gradient[known])
+        parts = np.split(flat, np.cumsum(sizes)[:-1])
+        return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def invert(transform: Transform, shape: tuple[int, ...]) -> Transform:
+    """The inverse of a rearrangement of one source of that shape.
+
+    Raises:
+        TypeError: it is no rearrangement (Sum, Take, ...).
+    """
+    match transform:
+        case Identity() | Flip():
+            return transform
+        case Transpose(axes):
+            return Transpose(tuple(int(i) for i in np.argsort(axes)))
+        case Reshape():
+            return Reshape(shape)
+        case Blocks(order, axis):
+            return Blocks(tuple(int(i) for i in np.argsort(order)), axis)
+        case Chain(steps):
+            back = []
+            for step in steps:
+                back.append(invert(step, shape))
+                shape = shape_of(step, shape)
+            return Chain(tuple(reversed(back)))
+    raise TypeError(f"{transform} has no inverse")
+
+
+def shape_of(transform: Transform, *shapes: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of the target for sources of those shapes.
+
+    Raises:
+        ValueError: the shapes do not fit the transform.
+    """
+    return transform.apply(*(np.broadcast_to(np.float32(0), shape) for shape in shapes)).shape
+
+
+def compose(shape: tuple[int, ...], *transforms: Transform) -> Transform:
+    """Single-source transforms one after the other, without the steps that do nothing.
+
+    Args:
+        shape: of the source.
+        transforms: rearrangements; chains are flattened.
+    """
+    steps: list[Transform] = []
+    shapes = [shape]
+    pending = list(transforms)
+    while pending:
+        step = pending.pop(0)
+        if isinstance(step, Chain):
+            pending = [*step.steps, *pending]
+            continue
+        if steps and isinstance(step, Transpose) and isinstance(steps[-1], Transpose):
+            before = steps.pop().axes  # type: ignore[attr-defined]
+            shapes.pop()
+            step = Transpose(tuple(before[axis] for axis in step.axes))
+        elif steps and isinstance(step, Reshape) and isinstance(steps[-1], Reshape):
+            steps.pop()
+            shapes.pop()
+        if not _does_nothing(step, shapes[-1]):
+            steps.append(step)
+            shapes.append(shape_of(step, shapes[-1]))
+    if not steps:
+        return Identity()
+    return steps[0] if len(steps) == 1 else Chain(tuple(steps))
+
+
+def _does_nothing(step: Transform, shape: tuple[int, ...]) -> bool:
+    """Whether a step gives back every source of that shape unchanged."""
+    match step:
+        case Identity():
+            return True
+        case Transpose(axes):
+            return axes == tuple(range(len(axes)))
+        case Reshape(target):
+            return target == shape
+        case Blocks(order):
+            return order == tuple(range(len(order)))
+        case Flip(axes):
+            return all(shape[axis] == 1 for axis in axes)
+    return False
