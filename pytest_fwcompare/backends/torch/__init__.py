@@ -1,0 +1,105 @@
+"""PyTorch: adoption of any `torch.nn.Module`, its float64 shadow, described networks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, final
+
+from pytest_fwcompare.backends.base import Backend, Built, Side
+from pytest_fwcompare.errors import FrameworkUnavailable, UsageError
+
+if TYPE_CHECKING:
+    from pytest_fwcompare.networks import Network
+
+__all__ = ["TorchBackend"]
+
+
+@final
+class TorchBackend(Backend):
+    """Knows torch. Importing this module does not import torch."""
+
+    name = "torch"
+    distribution = "torch"
+    imports = ("torch",)
+    modes = ("eager",)
+    dtypes = ("float32", "float64", "float16", "bfloat16")
+
+    def version(self) -> str:
+        import torch
+
+        return str(torch.__version__)
+
+    def device_names(self) -> list[str]:
+        import torch
+
+        return ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+
+    def owns(self, model: object) -> bool:
+        """True for a `torch.nn.Module` that is not a Keras layer on its torch backend."""
+        classes = type(model).__mro__
+        if any(kind.__module__.partition(".")[0] == "keras" for kind in classes):
+            return False
+        return any(
+            kind.__name__ == "Module" and kind.__module__ == "torch.nn.modules.module"
+            for kind in classes
+        )
+
+    def adopt(self, model: Any, *, dtype: str, device: str, mode: str, own: bool) -> Side:
+        from pytest_fwcompare.backends.torch.adopt import TorchSide
+
+        self._check(dtype, device, mode)
+        return TorchSide(model, dtype=dtype, device=device, mode=mode, own=own)
+
+    def build(self, network: Network, *, dtype: str = "float32", device: str = "cpu") -> Built:
+        from pytest_fwcompare.backends.torch.build import build
+
+        self._check(dtype, device, "eager")
+        return build(network, dtype=dtype, device=device)
+
+    def environment(self) -> dict[str, Any]:
+        import torch
+
+        return {
+            "version": self.version(),
+            "threads": torch.get_num_threads(),
+            "matmul_tf32": torch.backends.cuda.matmul.allow_tf32,
+            "cudnn_tf32": torch.backends.cudnn.allow_tf32,
+            "float32_matmul_precision": torch.get_float32_matmul_precision(),
+            "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+            "cudnn_deterministic": torch.backends.cudnn.deterministic,
+            "cudnn_benchmark": torch.backends.cudnn.benchmark,
+            "default_dtype": str(torch.get_default_dtype()).removeprefix("torch."),
+            "flush_denormal": _flushes_subnormals(),
+        }
+
+    def set_threads(self, count: int) -> None:
+        import torch
+
+        torch.set_num_threads(count)
+
+    def _check(self, dtype: str, device: str, mode: str) -> None:
+        """Raise what was asked for and cannot be had."""
+        if dtype not in self.dtypes:
+            raise UsageError(
+                f"torch: no working dtype {dtype!r}; its dtypes are {', '.join(self.dtypes)}"
+            )
+        if mode not in self.modes:
+            raise UsageError(f"torch: no mode {mode!r}; its modes are {', '.join(self.modes)}")
+        kind = device.partition(":")[0]
+        if kind not in self.devices:
+            raise UsageError(
+                f"torch: no device {device!r}; expected one of {', '.join(self.devices)}, or "
+                f"cuda:N"
+            )
+        names = self.device_names()
+        if device not in names and not (device == "cuda" and len(names) > 1):
+            raise FrameworkUnavailable(
+                f"torch: device {device!r} was asked for, but torch {self.version()} finds only "
+                f"{', '.join(names)}"
+            )
+
+
+def _flushes_subnormals() -> bool:
+    """Whether subnormal numbers are flushed to zero in this process."""
+    import torch
+
+    return bool((torch.tensor([1e-40], dtype=torch.float32) * 1).item() == 0)

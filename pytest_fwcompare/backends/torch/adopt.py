@@ -1,0 +1,342 @@
+"""Adopts any `torch.nn.Module`: NumPy in, NumPy out, the user's object left as it was found."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+import torch
+
+from pytest_fwcompare.backends.base import (
+    Argument,
+    Array,
+    Gradients,
+    Parameter,
+    Pass,
+    Precision,
+    Recorded,
+    Side,
+    Stopwatch,
+)
+from pytest_fwcompare.backends.torch.flatten import flatten
+from pytest_fwcompare.backends.torch.shadow import Float64Mode
+from pytest_fwcompare.backends.torch.twin import (
+    DTYPES,
+    Slot,
+    frozen_names,
+    guarded,
+    plain_module,
+    prepare,
+    short,
+    slots,
+    to_numpy,
+    twin_of,
+)
+from pytest_fwcompare.errors import FwcompareError, ModelError, UsageError
+
+if TYPE_CHECKING:
+    from pytest_fwcompare.backends.torch.record import Recorder
+
+TRAINING_SEED = 0
+"""Training passes draw the same random numbers, so that both precisions drop the same cells."""
+
+
+@final
+class TorchSide(Side):
+    """One torch module under comparison. See `Side`.
+
+    Args:
+        model: the user's module; it is copied unless `own`.
+        dtype: working dtype.
+        device: "cpu" or "cuda[:N]".
+        mode: "eager".
+        own: True if the module may be cast, moved and changed.
+
+    Raises:
+        ModelError: the module cannot be copied.
+    """
+
+    framework = "torch"
+
+    def __init__(self, model: Any, *, dtype: str, device: str, mode: str, own: bool) -> None:
+        plain = plain_module(model)
+        self.dtype, self.device, self.mode = DTYPES[dtype], torch.device(device), mode
+        self.leaks: list[str] = []
+        self.rounded_constants: list[str] = []
+        self._frozen = frozen_names(plain)
+        self.model = (prepare if own else twin_of)(plain, self.dtype, self.device)
+        self._double: torch.nn.Module | None = None
+        self._names: dict[int, str] = {}
+        self._lifted: dict[int, tuple[Any, int, Any]] = {}
+        self._slots: dict[Precision, dict[str, Slot]] = {}
+
+    def parameters(self) -> list[Parameter]:
+        return [slot.parameter for slot in self.slots("working").values()]
+
+    def read(self) -> dict[str, Array]:
+        return {name: to_numpy(slot.tensor) for name, slot in self.slots("working").items()}
+
+    def load(self, values: Mapping[str, Array], precision: Precision) -> None:
+        known = self.slots(precision)
+        if unknown := [name for name in values if name not in known]:
+            raise UsageError(
+                f"{self.role}: no parameter {', '.join(map(repr, unknown))} in the torch model; "
+                f"its parameters are {', '.join(known)}"
+            )
+        with torch.no_grad():
+            for name, value in values.items():
+                target = known[name].tensor
+                array = np.ascontiguousarray(value)
+                if array.shape != tuple(target.shape):
+                    raise UsageError(
+                        f"{self.role}: parameter {name!r} has shape {tuple(target.shape)}, got "
+                        f"values of shape {array.shape}"
+                    )
+                if not array.flags.writeable:
+                    array = array.copy()
+                target.copy_(torch.from_numpy(array))
+
+    def forward(
+        self,
+        arguments: Sequence[Argument],
+        *,
+        precision: Precision,
+        training: bool = False,
+        gradients: bool = True,
+        record: bool = False,
+    ) -> Pass:
+        if record and precision != "double":
+            raise UsageError("record=True needs precision='double'")
+        return TorchPass(
+            self, arguments, precision, training=training, gradients=gradients, record=record
+        )
+
+    def stopwatch(
+        self, arguments: Sequence[Argument], cotangents: Mapping[str, Array] | None
+    ) -> Stopwatch:
+        from pytest_fwcompare.backends.torch.clock import stopwatch
+
+        return stopwatch(self, arguments, cotangents)
+
+    def close(self) -> None:
+        self._double = None
+        self._names.clear()
+        self._lifted.clear()
+        self._slots.clear()
+
+    def twin(self, precision: Precision) -> torch.nn.Module:
+        """The module that runs in that precision; the double one is made when first asked for."""
+        if precision == "working":
+            model: torch.nn.Module = self.model
+            return model
+        if self._double is None:
+            self._double = twin_of(self.model, torch.float64, self.device)
+            self._names = {id(module): path for path, module in self._double.named_modules()}
+        return self._double
+
+    def slots(self, precision: Precision) -> dict[str, Slot]:
+        """Parameters of the twin with their tensors; looked up anew only if the twin is new."""
+        if precision not in self._slots:
+            self._slots[precision] = slots(self.twin(precision), self._frozen)
+        return self._slots[precision]
+
+    def mode64(self, record: bool) -> Float64Mode:
+        """A fresh mode for one pass of the double twin."""
+        self.twin("double")
+        if record:
+            from pytest_fwcompare.backends.torch.record import Recorder
+
+            held = {id(slot.tensor): name for name, slot in self.slots("double").items()}
+            return Recorder(self._names, self._lifted, held)
+        return Float64Mode(self._names, self._lifted)
+
+    def tensors(
+        self, arguments: Sequence[Argument], precision: Precision, gradients: bool
+    ) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
+        """Positional and keyword tensors, floats cast to the precision and ready for gradients."""
+        dtype = self.dtype if precision == "working" else torch.float64
+        positional: list[torch.Tensor] = []
+        keywords: dict[str, torch.Tensor] = {}
+        for argument in arguments:
+            tensor = torch.from_numpy(np.array(argument.value)).to(self.device)
+            if tensor.is_floating_point():
+                tensor = tensor.to(dtype).requires_grad_(gradients)
+            if argument.keyword:
+                keywords[argument.name] = tensor
+            else:
+                positional.append(tensor)
+        return positional, keywords
+
+
+@final
+class TorchPass(Pass):
+    """One forward pass of one twin, with what its backward pass needs."""
+
+    def __init__(
+        self,
+        side: TorchSide,
+        arguments: Sequence[Argument],
+        precision: Precision,
+        *,
+        training: bool,
+        gradients: bool,
+        record: bool,
+    ) -> None:
+        self._side, self._precision, self._training = side, precision, training
+        self._gradients, self._taken_back = gradients, False
+        self._mode = side.mode64(record) if precision == "double" else None
+        self._buffers: dict[str, Array] = {}
+        positional, keywords = side.tensors(arguments, precision, gradients)
+        order, names = iter(positional), [argument.name for argument in arguments]
+        self._inputs = {a.name: keywords[a.name] if a.keyword else next(order) for a in arguments}
+        assert len(self._inputs) == len(names), f"input names repeat: {names}"
+        recorder = self._recorder()
+        if recorder is not None:
+            recorder.start(self._inputs)
+        with self._running("forward") as copies:
+            result = side.twin(precision)(*positional, **keywords)
+        self._keep_buffers(copies)
+        self._outputs, self.skipped = flatten(result)
+        self._check_outputs()
+        self.outputs = {name: to_numpy(self._settled(t)) for name, t in self._outputs.items()}
+        if recorder is not None:
+            recorder.finish(self._outputs)
+        self._report()
+
+    def backward(self, cotangents: Mapping[str, Array]) -> Gradients:
+        self._check_backward(cotangents)
+        self._taken_back = True
+        outputs = {
+            name: tensor
+            for name, tensor in self._outputs.items()
+            if name in cotangents and tensor.requires_grad
+        }
+        inputs = {n: t for n, t in self._inputs.items() if t.is_floating_point()}
+        slots = self._side.slots(self._precision)
+        held = {name: slot.tensor for name, slot in slots.items() if slot.parameter.trainable}
+        wanted = [*inputs.values(), *held.values()]
+        found: Sequence[torch.Tensor | None] = [None] * len(wanted)
+        if outputs and wanted:
+            with self._running("backward"):
+                found = torch.autograd.grad(
+                    list(outputs.values()),
+                    wanted,
+                    [self._cotangent(cotangents[n], t) for n, t in outputs.items()],
+                    allow_unused=True,
+                )
+        arrays = [None if gradient is None else to_numpy(gradient) for gradient in found]
+        zeros = (np.zeros(tuple(t.shape), self._dtype(t)) for t in inputs.values())
+        return Gradients(
+            inputs={
+                name: zero if array is None else array
+                for name, array, zero in zip(inputs, arrays, zeros, strict=False)
+            },
+            parameters=dict(zip(held, arrays[len(inputs) :], strict=True)),
+        )
+
+    def buffers(self) -> dict[str, Array]:
+        return self._buffers
+
+    def recorded(self) -> list[Recorded]:
+        recorder = self._recorder()
+        return [] if recorder is None else recorder.records()
+
+    def _recorder(self) -> Recorder | None:
+        """The mode, if it records."""
+        return self._mode if hasattr(self._mode, "records") else None
+
+    @contextlib.contextmanager
+    def _running(self, stage: str) -> Iterator[dict[int, torch.Tensor]]:
+        """Guard the twin, switch the mode on, and turn what it raises into a ModelError."""
+        side, twin = self._side, self._side.twin(self._precision)
+        stage = "shadow" if self._mode is not None and stage == "forward" else stage
+        try:
+            with (
+                guarded(
+                    twin,
+                    training=self._training,
+                    gradients=self._gradients,
+                    double=self._mode is not None,
+                    seed=TRAINING_SEED if self._training else None,
+                ) as copies,
+                self._mode or contextlib.nullcontext(),
+            ):
+                yield copies
+        except (FwcompareError, Warning):
+            raise
+        except Exception as error:
+            words = f"{type(error).__name__}: {error}"
+            raise ModelError(side.role, stage, f"torch raised {words}") from error
+
+    def _keep_buffers(self, copies: Mapping[int, torch.Tensor]) -> None:
+        """Hand out the float buffers as the pass left them."""
+        for name, slot in self._side.slots(self._precision).items():
+            if not slot.parameter.trainable and id(slot.tensor) in copies:
+                self._buffers[name] = to_numpy(copies[id(slot.tensor)])
+
+    def _check_outputs(self) -> None:
+        """Refuse a result that cannot be judged."""
+        role = self._side.role
+        stage = "forward" if self._mode is None else "shadow"
+        if not self._outputs:
+            what = "; ".join(f"{name} {reason}" for name, reason in self.skipped.items())
+            raise ModelError(
+                role,
+                stage,
+                f"expected a tensor, or a tuple, dict or dataclass with tensors, but the model "
+                f"returned none ({what or 'an empty container'}). Return the tensors to compare",
+            )
+        for name, tensor in self._outputs.items():
+            if tensor.is_complex():
+                raise ModelError(
+                    role,
+                    stage,
+                    f"output {name!r} is {short(tensor.dtype)}, and complex outputs are not "
+                    f"compared: return its real and imaginary parts (torch.view_as_real)",
+                )
+
+    def _settled(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The output; a shadow's in float64, whatever the model made of it."""
+        if tensor.layout is not torch.strided:
+            tensor = tensor.to_dense()
+        if self._mode is None or not tensor.is_floating_point() or tensor.dtype is torch.float64:
+            return tensor
+        self._mode.note_leak("the model", f"returned {short(tensor.dtype)}")
+        return tensor.double()
+
+    def _report(self) -> None:
+        """Tell the side what the shadow could not do in float64."""
+        if self._mode is not None:
+            self._side.leaks[:] = self._mode.leaks
+            known = self._side.rounded_constants
+            known.extend(text for text in self._mode.rounded if text not in known)
+
+    def _check_backward(self, cotangents: Mapping[str, Array]) -> None:
+        """Refuse what cannot be taken back, in words."""
+        role = self._side.role
+        if not self._gradients:
+            raise ModelError(role, "backward", "the pass was run with gradients=False")
+        if self._taken_back:
+            raise ModelError(role, "backward", "the pass was taken back before; run it again")
+        for name, cotangent in cotangents.items():
+            if name not in self._outputs:
+                names = ", ".join(self._outputs)
+                raise ModelError(role, "backward", f"no output {name!r}; the outputs are {names}")
+            shape = tuple(self._outputs[name].shape)
+            if np.shape(cotangent) != shape:
+                raise ModelError(
+                    role,
+                    "backward",
+                    f"the cotangent of output {name!r} has shape {np.shape(cotangent)}, expected "
+                    f"{shape}",
+                )
+
+    def _cotangent(self, value: Array, output: torch.Tensor) -> torch.Tensor:
+        """A cotangent as a tensor like its output."""
+        return torch.from_numpy(np.array(value)).to(output.device, output.dtype)
+
+    def _dtype(self, tensor: torch.Tensor) -> str:
+        """NumPy name of the dtype in which a gradient of the tensor is handed out."""
+        return "float32" if tensor.dtype is torch.bfloat16 else short(tensor.dtype)
