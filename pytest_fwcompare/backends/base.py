@@ -179,6 +179,9 @@ class Side(ABC):
     leaks: list[str]
     rounded_constants: list[str]
 
+    def prepare(self, arguments: Sequence[Argument]) -> None:
+        """Build a model that builds itself on its first call, before it is asked anything."""
+
     @abstractmethod
     def parameters(self) -> list[Parameter]:
         """Float parameters and buffers in definition order, tied ones once."""

@@ -1,0 +1,75 @@
+"""Proof that a pass could have failed: the port is disturbed and the same judge must object."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pytest_fwcompare.backends.base import Array
+from pytest_fwcompare.inputs.examples import Example
+from pytest_fwcompare.judge.distances import finite_maximum, representable
+from pytest_fwcompare.judge.verdict import assess
+from pytest_fwcompare.pair import Pair, Point, Run
+from pytest_fwcompare.records import Control, Controls
+
+RELATIVE = 1e-3
+"""Size of a disturbance, relative to the tensor's own scale."""
+
+LIMIT = 8
+"""Parameters disturbed one by one; the others are covered by their gradients alone."""
+
+
+def disturb(pair: Pair, example: Example) -> Controls:
+    """Disturb parameters of the port one at a time and judge again in float64.
+
+    A parameter is covered if its disturbance is noticed, or, beyond the first few, if its gradient
+    is not zero: then a disturbance shows to first order.
+
+    Args:
+        pair: both sides, judged equivalent.
+        example: where to judge again.
+    """
+    if pair.mapping is None or not pair.share_weights:
+        return Controls()
+    point = pair.point(example)
+    assert point.weights is not None
+    still = pair.run("reference", point, "double")
+    pair.expect(still)
+    calm = pair.run("port", point, "double")
+    values = pair.mapping.port_values(point.weights)
+    names = [name for name in values if pair.port_parameters[name].trainable]
+    uncovered = _without_gradient(calm) if pair.backward else []
+    step = max(1, len(names) // LIMIT)
+    tried = tuple(_control(pair, point, still, values, name) for name in names[::step][:LIMIT])
+    pair.forget_loaded()
+    noticed = {control.target for control in tried if control.noticed}
+    sources = {link.port: set(link.sources) for link in pair.mapping.links}
+    covered = set().union(*(sources.get(name, set()) for name in noticed)) if noticed else set()
+    unnoticed = {control.target for control in tried if not control.noticed}
+    blind = set().union(*(sources.get(name, set()) for name in unnoticed)) if unnoticed else set()
+    left = [name for name in pair.reference_parameters if name in uncovered or name in blind]
+    return Controls(tried, tuple(name for name in left if name not in covered))
+
+
+def _control(pair: Pair, point: Point, still: Run, values: dict[str, Array], name: str) -> Control:
+    rng = np.random.default_rng(len(name))
+    value = values[name]
+    scale = finite_maximum(value) or 1.0
+    changed = value + RELATIVE * scale * rng.uniform(-1, 1, value.shape)
+    pair.port.side.load({**values, name: representable(changed, "float32")}, "double")
+    pair.mark_loaded("port", "double", object())
+    other = Point(point.inputs, None, object(), point.rng_seed, point.cotangents)
+    disturbed = pair.run("port", other, "double", backward=False)
+    ratio, noticed = 0.0, False
+    for item in pair.rows_of(still, disturbed):
+        judged = assess(item, pair.dtype)
+        ratio = max(ratio, judged.semantic_ratio)
+        noticed = noticed or judged.verdict in ("semantic", "nonfinite")
+    return Control(name, RELATIVE, noticed, ratio)
+
+
+def _without_gradient(run: Run) -> list[str]:
+    return [
+        name.removeprefix("gradient of ").partition(" (in the port's")[0]
+        for name, value in run.parameters.items()
+        if not np.any(value)
+    ]

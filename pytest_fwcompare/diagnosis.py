@@ -1,0 +1,146 @@
+"""Asks where and why: records both shadows on the telling example and hands them to `diagnose`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pytest_fwcompare.diagnose import Diagnosis, diagnose
+from pytest_fwcompare.errors import FwcompareError
+from pytest_fwcompare.inputs.examples import Example
+from pytest_fwcompare.judge.distances import unit_roundoff
+from pytest_fwcompare.judge.tally import Finding, Tally
+from pytest_fwcompare.pair import Pair, Point, Run
+from pytest_fwcompare.records import Verdict
+
+LOCAL_FACTOR = 16.0
+"""A local difference of that many roundings of the working dtype is no rounded constant."""
+
+
+@dataclass(frozen=True)
+class Explained:
+    """Verdict, place and cause as the record keeps them."""
+
+    verdict: Verdict
+    message: str = ""
+    culprit: str | None = None
+    between: tuple[str, str] | None = None
+    port_culprit: str | None = None
+    cause: str | None = None
+    evidence: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
+
+
+def diagnose_finding(
+    pair: Pair,
+    explain: bool,
+    verdict: Verdict,
+    worst: Finding[Example],
+    tally: Tally[Example],
+    unstable: tuple[str, float] | None,
+) -> Explained:
+    """Place and cause of a verdict; a difference that float32 hides is looked at locally.
+
+    Args:
+        pair: both sides.
+        explain: False leaves place and cause out.
+        verdict: over all examples.
+        worst: the example that shows it.
+        tally: all findings.
+        unstable: role and size of a side that differs from itself.
+    """
+    hidden = tally.most_hidden() if verdict == "equivalent" else None
+    if verdict == "equivalent" and hidden is None:
+        return Explained(verdict)
+    if not explain and hidden is None:
+        return Explained(verdict)
+    example = (hidden or worst).example
+    try:
+        found = records_of(pair, example, verdict)
+    except FwcompareError as error:
+        return Explained(verdict, notices=(f"no place was looked for: {error}",))
+    if hidden is not None:
+        return _hidden(pair, hidden, found)
+    explained = Explained(
+        verdict,
+        culprit=found.culprit,
+        between=found.between,
+        port_culprit=found.port_culprit,
+        cause=found.cause,
+        evidence=found.evidence,
+        notices=_tried(found),
+    )
+    if unstable is not None:
+        explained = replace(explained, cause="dropout")
+    return explained
+
+
+def _hidden(pair: Pair, finding: Finding[Example], found: Diagnosis) -> Explained:
+    """A difference below the rounding that the network amplifies: is it large where it begins?"""
+    limit = LOCAL_FACTOR * unit_roundoff(pair.dtype)
+    worst = max((a for a in finding.assessments if a.hidden), key=lambda a: a.hidden_ratio)
+    if found.culprit is not None and found.local_gap > limit:
+        return Explained(
+            "semantic",
+            culprit=found.culprit,
+            between=found.between,
+            port_culprit=found.port_culprit,
+            cause=found.cause,
+            evidence=(
+                f"{worst.name} differs by {worst.gap:.2g} in float64, which the network's own "
+                f"amplification of rounding ({worst.jitter:.2g}) would hide; where it begins the "
+                f"difference is {found.local_gap:.2g}, far above a rounding",
+                *found.evidence,
+            ),
+            notices=_tried(found),
+        )
+    return Explained(
+        "equivalent",
+        notices=(
+            f"hidden difference: {worst.name} differs by {worst.gap:.2g} in float64, below what "
+            f"{pair.dtype} can tell ({worst.jitter:.2g}), as a rounded constant would give",
+        ),
+    )
+
+
+def _tried(found: Diagnosis) -> tuple[str, ...]:
+    if found.cause is not None or not found.tried:
+        return ()
+    return (f"no cause could be proved; tried: {', '.join(found.tried)}",)
+
+
+def records_of(pair: Pair, example: Example, verdict: Verdict) -> Diagnosis:
+    """Record both shadows on an example and diagnose them."""
+    point = pair.point(example)
+    reference = pair.run("reference", point, "double", record=True)
+    pair.expect(reference)
+    port = pair.run("port", point, "double", record=True)
+    return diagnose(
+        reference.recorded,
+        port.recorded,
+        reference_parameters=point.weights or pair.given,
+        port_parameters=_port_values(pair, point),
+        reference_layers=list(pair.reference_parameters.values()),
+        parameter_gradient_mismatch=_wrong_gradients(reference, port),
+        reference_outputs=reference.outputs,
+        port_outputs=port.outputs,
+    )
+
+
+def _port_values(pair: Pair, point: Point) -> dict[str, np.ndarray]:
+    if point.weights is None or pair.mapping is None:
+        return pair.port.side.read()
+    return pair.mapping.port_values(point.weights)
+
+
+def _wrong_gradients(reference: Run, port: Run) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    wrong = {}
+    for name, obtained in port.parameters.items():
+        expected = reference.parameters.get(name)
+        if expected is None or expected.shape != obtained.shape:
+            continue
+        scale = float(np.abs(expected).max(initial=0.0)) or 1.0
+        if np.abs(expected - obtained).max(initial=0.0) > 1e-9 * scale:
+            wrong[name.removeprefix("gradient of ")] = (expected, obtained)
+    return wrong

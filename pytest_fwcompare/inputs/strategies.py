@@ -1,0 +1,155 @@
+"""Hypothesis strategies for network inputs: cheap for large arrays, shrinking to readable ones.
+
+Structure is drawn (sizes, scale, pattern, places of special values) and a seed, never elements.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from hypothesis import HealthCheck, Phase, given, settings, target
+from hypothesis import seed as seeded
+from hypothesis import strategies as st
+from hypothesis.strategies import DrawFn, SearchStrategy
+
+from pytest_fwcompare.errors import UsageError
+from pytest_fwcompare.inputs.examples import Example, Plan
+from pytest_fwcompare.inputs.spec import TensorSpec
+from pytest_fwcompare.inputs.values import (
+    SCALES,
+    SPECIAL_VALUES,
+    Draw,
+    concrete,
+    patterns,
+    values,
+)
+
+SHRINKING_SCALES = (1.0, 10.0, 0.1, 100.0, 0.01, 1000.0, 0.001)
+assert set(SHRINKING_SCALES) == set(SCALES)
+
+
+@st.composite
+def draws(draw: DrawFn, spec: TensorSpec, special: tuple[str, ...] = ()) -> Draw:
+    """How the values of one tensor are made: pattern, scale, seed, special values.
+
+    Args:
+        draw: given by Hypothesis.
+        spec: what the tensor looks like.
+        special: names of special values that may occur ("nan", "inf", "-inf", "subnormal",
+            "negative zero").
+    """
+    for name in special:
+        if name not in SPECIAL_VALUES:
+            raise UsageError(
+                f"special: unknown value {name!r}; there are {', '.join(SPECIAL_VALUES)}"
+            )
+    simplest_first = sorted(patterns(spec), key=["zeros", "one-hot", "constant"].__contains__)
+    simplest_first = simplest_first[::-1] if spec.kind is None else simplest_first
+    pattern = draw(st.sampled_from(simplest_first))
+    scale = draw(st.sampled_from(SHRINKING_SCALES))
+    chosen = draw(st.lists(st.sampled_from(special), unique=True)) if special else []
+    return Draw(pattern, scale, draw(st.integers(0, 2**16 - 1)), tuple(chosen))
+
+
+@st.composite
+def arrays(
+    draw: DrawFn,
+    spec: TensorSpec,
+    sizes: Mapping[str, int | SearchStrategy[int]] | None = None,
+    special: tuple[str, ...] = (),
+) -> np.ndarray:
+    """Arrays of a spec: (*shape) of its dtype.
+
+    Args:
+        draw: given by Hypothesis.
+        spec: what the tensor looks like.
+        sizes: its free sizes, fixed or drawn; those left out are drawn from 1 to 8.
+        special: special values that may occur, by name.
+    """
+    filled = {}
+    for size in spec.shape:
+        if isinstance(size, str) and size not in filled:
+            wanted = (sizes or {}).get(size, st.integers(1, 8))
+            filled[size] = wanted if isinstance(wanted, int) else draw(wanted)
+    return values(spec, concrete(spec, filled), draw(draws(spec, special)))
+
+
+def floats(
+    *shape: int | str, kind: str | None = None, special: tuple[str, ...] = ()
+) -> SearchStrategy[np.ndarray]:
+    """Float arrays over six decades of scale and all patterns, or of one kind."""
+    return arrays(TensorSpec(shape, kind=kind), special=special)  # type: ignore[arg-type]
+
+
+def tokens(*shape: int | str, high: int, low: int = 0) -> SearchStrategy[np.ndarray]:
+    """Integer arrays with values in [low, high)."""
+    return arrays(TensorSpec(shape, dtype="int64", low=low, high=high))
+
+
+@st.composite
+def masks(draw: DrawFn, *shape: int | str, empty_rows: bool = False) -> np.ndarray:
+    """Boolean arrays, True where something is there: full, ragged, scattered, or empty rows.
+
+    Args:
+        draw: given by Hypothesis.
+        shape: sizes; free ones are drawn from 1 to 8.
+        empty_rows: allow rows with no True along the last axis.
+    """
+    kinds = ["full", "ragged", "mask", *(["empty"] if empty_rows else [])]
+    kind = draw(st.sampled_from(kinds))
+    spec = TensorSpec(shape, dtype="bool", kind="ragged" if kind == "ragged" else "mask")
+    mask = draw(arrays(spec))
+    if kind == "full":
+        return np.ones_like(mask)
+    if kind == "empty" and mask.size:
+        rows = mask.reshape(-1, mask.shape[-1])
+        rows[draw(st.integers(0, len(rows) - 1))] = False
+    return mask
+
+
+@st.composite
+def examples(draw: DrawFn, plan: Plan) -> Example:
+    """Whole examples of a comparison."""
+    drawn = {name: draw(draws(spec)) for name, spec in plan.specs.items()}
+    found = {name: draw(strategy) for name, strategy in plan.searched.items()}
+    for name, value in found.items():
+        if not isinstance(value, (np.ndarray, np.generic)):
+            raise UsageError(
+                f"inputs[{name!r}]: the strategy must draw NumPy arrays, it drew "
+                f"{type(value).__name__}"
+            )
+    sizes = draw(st.sampled_from(plan.size_choices()))
+    state = draw(st.sampled_from(plan.weight_states))
+    return plan.example(sizes, drawn, state, draw(st.integers(0, 3)), found)
+
+
+def run_search(plan: Plan, count: int, evaluate: Callable[[Example], float], seed: int) -> None:
+    """See `examples.search`. Runs inside or outside of another Hypothesis test alike."""
+
+    @seeded(seed)
+    @settings(
+        max_examples=count,
+        database=None,
+        deadline=None,
+        phases=(Phase.generate, Phase.target),
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(examples(plan))
+    def visit(example: Example) -> None:
+        figure = evaluate(example)
+        if np.isfinite(figure) and figure > 0:
+            target(float(np.log10(figure)), label="gap over rounding")
+
+    with warnings.catch_warnings():
+        # A comparison inside a test under @given is a nested search on purpose.
+        warnings.simplefilter("ignore")
+        visit()
+
+
+def first_example(plan: Plan) -> Example:
+    """The simplest example that the user's strategies give."""
+    found: list[Example] = []
+    run_search(plan, 1, lambda example: (found.append(example), 0.0)[1], plan.seed)
+    return found[0]

@@ -1,0 +1,123 @@
+"""Distances between arrays that may hold NaN, infinities, integers or nothing at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+Array = np.ndarray
+
+
+def unit_roundoff(dtype: str) -> float:
+    """Half a unit in the last place of 1: the relative error of one correct rounding.
+
+    Args:
+        dtype: "float16", "bfloat16", "float32" or "float64".
+    """
+    # bfloat16 is no dtype of NumPy itself; it keeps 8 significant bits.
+    return 2.0**-8 / 2 if dtype == "bfloat16" else float(np.finfo(dtype).eps) / 2
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Largest distance of two arrays of equal shape.
+
+    Attributes:
+        size: max|expected - obtained| over the places where both are finite; 0 where there are
+            none.
+        index: place of that maximum; () for a scalar or an empty array.
+        expected, obtained: the values there.
+        odd: places where exactly one of the two is finite, or both are not but differ.
+    """
+
+    size: float
+    index: tuple[int, ...]
+    expected: float
+    obtained: float
+    odd: int = 0
+
+
+def finite_maximum(value: Array) -> float:
+    """Largest finite magnitude, 0 for an empty or all non-finite array."""
+    if value.size == 0:
+        return 0.0
+    magnitude = np.abs(value.astype(np.float64, copy=False))
+    # The common case costs one pass; a sum is non-finite only if a value is, or is huge.
+    largest = float(magnitude.max())
+    if np.isfinite(largest):
+        return largest
+    finite = magnitude[np.isfinite(magnitude)]
+    return float(finite.max()) if finite.size else 0.0
+
+
+def difference(expected: Array, obtained: Array) -> Difference:
+    """The largest difference and where it is.
+
+    Args:
+        expected: (*shape) of any real dtype.
+        obtained: (*shape).
+    """
+    if expected.shape != obtained.shape:
+        raise ValueError(f"shapes differ: {expected.shape} and {obtained.shape}")
+    if expected.size == 0:
+        return Difference(0.0, (), 0.0, 0.0)
+    left = expected.astype(np.float64, copy=False)
+    right = obtained.astype(np.float64, copy=False)
+    with np.errstate(invalid="ignore", over="ignore"):
+        distance = np.abs(left - right)
+    odd = 0
+    if not np.isfinite(distance.sum()):
+        both = np.isfinite(left) & np.isfinite(right)
+        with np.errstate(invalid="ignore"):
+            alike = (left == right) | (np.isnan(left) & np.isnan(right))
+        wrong = ~both & ~alike
+        odd = int(wrong.sum())
+        if odd:
+            at = np.unravel_index(int(np.argmax(wrong)), wrong.shape)
+            place = tuple(int(i) for i in at)
+            size = float(np.where(both, distance, 0.0).max())
+            return Difference(size, place, float(left[at]), float(right[at]), odd)
+        distance = np.where(both, distance, 0.0)
+    at = np.unravel_index(int(np.argmax(distance)), distance.shape)
+    return Difference(
+        float(distance[at]),
+        tuple(int(i) for i in at),
+        float(left[at]),
+        float(right[at]),
+    )
+
+
+def same_nonfinite(expected: Array, obtained: Array) -> bool:
+    """True if NaN and infinities stand in the same places (infinities of the same sign)."""
+    if expected.dtype.kind not in "fc" and obtained.dtype.kind not in "fc":
+        return True
+    left = expected.astype(np.float64, copy=False)
+    right = obtained.astype(np.float64, copy=False)
+    left_odd, right_odd = ~np.isfinite(left), ~np.isfinite(right)
+    if not left_odd.any() and not right_odd.any():
+        return True
+    if not np.array_equal(left_odd, right_odd):
+        return False
+    return bool(np.array_equal(left[left_odd], right[right_odd], equal_nan=True))
+
+
+def representable(value: Array, dtype: str) -> Array:
+    """The float64 values rounded to the nearest that the working dtype has.
+
+    Args:
+        value: (*shape) of a float dtype.
+        dtype: working dtype.
+    """
+    if value.dtype.kind != "f":
+        return value
+    if dtype == "float64":
+        return value.astype(np.float64, copy=False)
+    if dtype == "bfloat16":
+        bits = value.astype(np.float32).view(np.uint32).astype(np.uint64)
+        # Round half to even on the upper sixteen bits.
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
+        exact = rounded.astype(np.uint32).view(np.float32)
+        return np.where(np.isfinite(value), exact, value).astype(np.float64)
+    with np.errstate(over="ignore"):
+        return value.astype(dtype).astype(np.float64)

@@ -1,0 +1,102 @@
+"""Gathers what all examples said into one verdict."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from pytest_fwcompare.judge.verdict import Assessment
+from pytest_fwcompare.records import TensorRow, Verdict
+
+ORDER: tuple[Verdict, ...] = ("semantic", "nonfinite", "precision", "subgradient", "equivalent")
+"""From the one that decides to the one that is left when nothing else was found."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Finding(Generic[T]):
+    """One example's verdict, confirmed, with its assessments.
+
+    Attributes:
+        example: what was judged.
+        number: its position.
+        verdict: of the example as a whole.
+        assessments: of every tensor.
+        notices: said of this example.
+    """
+
+    example: T
+    number: int
+    verdict: Verdict
+    assessments: tuple[Assessment, ...]
+    notices: tuple[str, ...] = ()
+
+    @property
+    def ratio(self) -> float:
+        """The largest gap over what rounding explains."""
+        return max((a.semantic_ratio for a in self.assessments), default=0.0)
+
+    @property
+    def hidden_ratio(self) -> float:
+        """The largest gap over the rounding of float64 among tensors judged equivalent."""
+        return max((a.hidden_ratio for a in self.assessments if a.hidden), default=0.0)
+
+    @property
+    def severity(self) -> float:
+        """Orders findings of one verdict."""
+        wrong = [a.severity for a in self.assessments if a.verdict != "equivalent"]
+        return max(wrong, default=self.ratio)
+
+
+@dataclass
+class Tally(Generic[T]):
+    """All findings of a comparison."""
+
+    findings: list[Finding[T]] = field(default_factory=list)
+
+    def add(self, finding: Finding[T]) -> None:
+        """Take in one example."""
+        self.findings.append(finding)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict over all examples.
+
+        A function that differs in exact arithmetic differs on most examples on which it can be
+        told; where NaN on one side is what most examples show, the few finite differences are
+        what is left of an overflow, so `nonfinite` decides.
+        """
+        counts = Counter(finding.verdict for finding in self.findings)
+        if counts["semantic"] and counts["nonfinite"] > counts["semantic"]:
+            return "nonfinite"
+        return next((verdict for verdict in ORDER if counts[verdict]), "equivalent")
+
+    def worst(self) -> Finding[T] | None:
+        """The example that shows the verdict most."""
+        verdict = self.verdict
+        mine = [finding for finding in self.findings if finding.verdict == verdict]
+        return max(mine, key=lambda finding: finding.severity, default=None)
+
+    def most_hidden(self) -> Finding[T] | None:
+        """The example whose hidden difference stands out most, if there is one."""
+        hidden = [finding for finding in self.findings if finding.hidden_ratio > 0]
+        return max(hidden, key=lambda finding: finding.hidden_ratio, default=None)
+
+    def rows(self) -> tuple[TensorRow, ...]:
+        """One row a tensor: of its worst example."""
+        best: dict[str, tuple[tuple[int, float], TensorRow]] = {}
+        for finding in self.findings:
+            for item in finding.assessments:
+                key = (-ORDER.index(item.verdict), item.severity)
+                if item.name not in best or key > best[item.name][0]:
+                    best[item.name] = (key, item.row(finding.number))
+        return tuple(row for _, row in best.values())
+
+
+def plain_verdict(assessments: Sequence[Assessment]) -> Verdict:
+    """The verdict of one example before it is confirmed at a nearby point."""
+    found = {item.verdict for item in assessments}
+    return next((verdict for verdict in ORDER if verdict in found), "equivalent")

@@ -1,0 +1,225 @@
+"""The judge: one tensor, four runs of it, one verdict. Pure NumPy.
+
+Each side ran in the working dtype and as its float64 shadow. What differs between the shadows is
+no rounding; how far a side is from its own shadow is its noise; how far the reference's shadow
+moves when inputs and weights move by half a unit in the last place is the jitter, which is what
+any backward-stable program may lose here (Higham, Accuracy and Stability, section 1.5).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from pytest_fwcompare.judge.distances import (
+    Array,
+    Difference,
+    difference,
+    finite_maximum,
+    same_nonfinite,
+    unit_roundoff,
+)
+from pytest_fwcompare.records import TensorRow, Verdict
+
+SEMANTIC_FACTOR = 4.0
+"""Gap over jitter from which the shadows compute different functions. Right ports stay below
+0.13 (below 1e-3 once rounded constants are restored), faults reach 46 and more."""
+
+HIDDEN_FACTOR = 1e4
+"""Gap over the rounding of float64 itself from which something differs that float32 hides."""
+
+PRECISION_FACTOR = 32.0
+"""Port's noise over max(reference's noise, jitter) from which accuracy is lost. Right ports stay
+below 7, a half-precision detour or one-pass variance reaches 1e3 and more."""
+
+DOUBLE = unit_roundoff("float64")
+
+Kind = Literal["output", "input gradient", "parameter gradient", "buffer", "update"]
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Four runs of one tensor in one example, in the reference's axis order.
+
+    Attributes:
+        name: "output scores", "gradient of fc.weight", ...
+        kind: what it is.
+        reference64, port64: float64 shadows, (*shape).
+        reference, port: working precision, (*shape).
+        jitter: max|ref64(moved) - ref64| over the draws, absolute.
+        peak: largest magnitude among tensors of the same origin (all gradients of one pass): a
+            tensor that is zero but for cancellation is as noisy as what cancelled.
+    """
+
+    name: str
+    kind: Kind
+    reference64: Array
+    port64: Array
+    reference: Array
+    port: Array
+    jitter: float
+    peak: float = 0.0
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What one example says of one tensor; `gap`, noises and `jitter` are relative to scale.
+
+    Attributes:
+        semantic_ratio: gap over what rounding the working dtype can explain.
+        hidden_ratio: gap over what rounding of float64 can explain.
+        precision_ratio: port's noise over what is unavoidable here.
+        float64_nonfinite: the NaN or infinity shows in the shadows too.
+    """
+
+    name: str
+    kind: Kind
+    verdict: Verdict
+    gap: float
+    reference_noise: float
+    port_noise: float
+    jitter: float
+    ulp: float
+    semantic_ratio: float
+    hidden_ratio: float
+    precision_ratio: float
+    difference: Difference
+    float64_nonfinite: bool = False
+
+    @property
+    def hidden(self) -> bool:
+        """Something differs in exact arithmetic, though the working dtype could not tell."""
+        return self.verdict == "equivalent" and self.hidden_ratio > HIDDEN_FACTOR
+
+    @property
+    def severity(self) -> float:
+        """Orders assessments of one verdict: how far beyond its limit."""
+        if self.verdict == "precision":
+            return self.precision_ratio
+        return float("inf") if self.verdict == "nonfinite" else self.semantic_ratio
+
+    def row(self, example: int) -> TensorRow:
+        """The row of the record."""
+        return TensorRow(
+            name=self.name,
+            kind=self.kind,
+            verdict=self.verdict,
+            gap=self.gap,
+            reference_noise=self.reference_noise,
+            port_noise=self.port_noise,
+            jitter=self.jitter,
+            ulp=self.ulp,
+            index=self.difference.index,
+            expected=self.difference.expected,
+            obtained=self.difference.obtained,
+            example=example,
+        )
+
+
+def assess(observed: Observed, dtype: str = "float32") -> Assessment:
+    """Judge one tensor of one example.
+
+    Args:
+        observed: the four runs, all of one shape.
+        dtype: working dtype.
+    """
+    if observed.reference64.dtype.kind in "iub" or observed.port64.dtype.kind in "iub":
+        return _assess_exact(observed)
+    unit = unit_roundoff(dtype)
+    nonfinite64 = not same_nonfinite(observed.reference64, observed.port64)
+    nonfinite = not same_nonfinite(observed.reference, observed.port)
+    gap = difference(observed.reference64, observed.port64)
+    ours = difference(observed.reference64, observed.reference)
+    theirs = difference(observed.port64, observed.port)
+    scale = finite_maximum(observed.reference64) or finite_maximum(observed.port64) or 1.0
+    # Cancelled terms leave rounding of the size of what cancelled, whatever is left of them.
+    floor = max(scale, observed.peak)
+    unavoidable = max(observed.jitter, DOUBLE * floor)
+    semantic_ratio = gap.size / max(unavoidable, 4 * DOUBLE * floor)
+    hidden_ratio = gap.size / max(observed.jitter * DOUBLE / unit, DOUBLE * floor)
+    precision_ratio = theirs.size / max(ours.size, observed.jitter, unit * floor)
+    shown = gap
+    verdict: Verdict = "equivalent"
+    if nonfinite or nonfinite64:
+        verdict = "nonfinite"
+        shown = gap if nonfinite64 else difference(observed.reference, observed.port)
+    elif semantic_ratio > SEMANTIC_FACTOR:
+        verdict = "semantic"
+    elif precision_ratio > PRECISION_FACTOR:
+        verdict = "precision"
+        shown = theirs
+    working = difference(observed.reference, observed.port)
+    return Assessment(
+        name=observed.name,
+        kind=observed.kind,
+        verdict=verdict,
+        gap=gap.size / scale,
+        reference_noise=ours.size / scale,
+        port_noise=theirs.size / scale,
+        jitter=observed.jitter / scale,
+        ulp=working.size / (2 * unit * scale),
+        semantic_ratio=semantic_ratio,
+        hidden_ratio=hidden_ratio,
+        precision_ratio=precision_ratio,
+        difference=shown,
+        float64_nonfinite=nonfinite64,
+    )
+
+
+def _assess_exact(observed: Observed) -> Assessment:
+    """Integers and booleans: equal in exact arithmetic, or another function."""
+    found = difference(observed.reference64, observed.port64)
+    wrong = found.size > 0
+    # An index chosen between two values that rounding moves past each other is no fault.
+    settled = observed.jitter == 0
+    scale = finite_maximum(observed.reference64) or 1.0
+    return Assessment(
+        name=observed.name,
+        kind=observed.kind,
+        verdict="semantic" if wrong and settled else "equivalent",
+        gap=found.size / scale,
+        reference_noise=0.0,
+        port_noise=0.0,
+        jitter=observed.jitter / scale,
+        ulp=0.0,
+        semantic_ratio=float("inf") if wrong and settled else 0.0,
+        hidden_ratio=0.0,
+        precision_ratio=0.0,
+        difference=found,
+    )
+
+
+def moved(value: Array, dtype: str, rng: np.random.Generator) -> Array:
+    """The values moved at random by at most half a unit in the last place of the working dtype.
+
+    Args:
+        value: (*shape) float64.
+        dtype: working dtype.
+        rng: source of the moves.
+    """
+    if value.dtype.kind != "f":
+        return value
+    wide = value.astype(np.float64, copy=False)
+    return np.asarray(wide * (1.0 + unit_roundoff(dtype) * rng.uniform(-1.0, 1.0, wide.shape)))
+
+
+def nudged(value: Array, size: float, rng: np.random.Generator) -> Array:
+    """The point moved by a hair: every value by about `size` of the tensor's own scale.
+
+    Large against the working dtype's rounding, small against everything else, so that a kink
+    (a zero of relu, a tie of max) is left behind and a smooth difference stays.
+
+    Args:
+        value: (*shape) float64.
+        size: relative size of the move.
+        rng: source of the moves.
+    """
+    if value.dtype.kind != "f":
+        return value
+    wide = value.astype(np.float64, copy=False)
+    spread = float(np.sqrt(np.mean(wide * wide))) if wide.size else 0.0
+    step = rng.standard_normal(wide.shape) * (size * (spread or 1.0))
+    # A move must be exact in the working dtype too, or the sides would get different points.
+    return np.asarray((wide + step).astype(np.float32).astype(np.float64))

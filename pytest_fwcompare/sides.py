@@ -1,0 +1,165 @@
+"""Turns what a caller gives as reference or port into a side that can be run."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytest_fwcompare.backends.base import Backend, Built, Placement, Side
+from pytest_fwcompare.backends.registry import owner, require
+from pytest_fwcompare.errors import FrameworkUnavailable, ModelError, UsageError
+from pytest_fwcompare.networks.graph import Network
+
+DTYPES = ("float32", "float64", "float16", "bfloat16")
+MODES = ("eager", "graph", "compiled")
+
+
+@dataclass(frozen=True)
+class InFramework:
+    """A described network to be built in a framework of one's choice."""
+
+    network: Network
+    framework: str
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A side with what is known of its layout.
+
+    Attributes:
+        side: what runs.
+        backend: whose it is.
+        placements: where canonical parameters live, for a described network; None otherwise.
+        input_axes, output_axes: permutations from canonical (for described networks) to native.
+    """
+
+    side: Side
+    backend: Backend
+    placements: tuple[Placement, ...] | None = None
+    input_axes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    output_axes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
+
+
+def check_axes(dtype: str, device: str, mode: str) -> None:
+    """Refuse unknown values of the axes before anything is built.
+
+    Raises:
+        UsageError: with the values there are.
+    """
+    if dtype not in DTYPES:
+        raise UsageError(f"dtype: unknown {dtype!r}; the dtypes are {', '.join(DTYPES)}")
+    if mode not in MODES:
+        raise UsageError(f"mode: unknown {mode!r}; the modes are {', '.join(MODES)}")
+    kind, _, number = str(device).partition(":")
+    if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
+        raise UsageError(f"device: unknown {device!r}; devices are cpu, cuda and cuda:N")
+
+
+def open_side(given: Any, role: str, *, dtype: str, device: str, mode: str) -> Opened:
+    """The side of a model, a factory that returns one, or a described network.
+
+    Args:
+        given: what the caller passed as `role`.
+        role: "reference" or "port".
+        dtype: working dtype.
+        device: "cpu" or "cuda[:N]".
+        mode: "eager", "graph" or "compiled".
+
+    Raises:
+        UsageError: it is nothing that can be compared.
+        ModelError: building or adopting it failed.
+        FrameworkUnavailable: the framework, device or dtype cannot be used here.
+    """
+    own = False
+    if _is_factory(given):
+        given, own = _call_factory(given, role), True
+    if isinstance(given, Network):
+        given = InFramework(given, "numpy")
+    if isinstance(given, InFramework):
+        backend = require(given.framework)
+        check_backend(backend, dtype, device, mode)
+        built = backend.build(given.network, dtype=dtype, device=device)
+        return _adopt(backend, built, role, dtype=dtype, device=device, mode=mode)
+    try:
+        backend = owner(given)
+    except UsageError as error:
+        raise UsageError(f"{role}: {error}") from None
+    backend = require(backend.name)
+    check_backend(backend, dtype, device, mode)
+    side = backend.adopt(given, dtype=dtype, device=device, mode=mode, own=own)
+    side.role = role
+    return Opened(side, backend)
+
+
+def check_backend(backend: Backend, dtype: str, device: str, mode: str) -> None:
+    """Refuse what the framework cannot do here.
+
+    Raises:
+        FrameworkUnavailable: with the reason.
+    """
+    if dtype not in backend.dtypes:
+        raise FrameworkUnavailable(
+            f"dtype {dtype!r} was asked for, but {backend.name} computes in "
+            f"{', '.join(backend.dtypes)}"
+        )
+    if mode not in backend.modes:
+        raise FrameworkUnavailable(
+            f"mode {mode!r} was asked for, but {backend.name} has {', '.join(backend.modes)}"
+        )
+    if device == "cpu":
+        return
+    names = backend.device_names() if "cuda" in backend.devices else ["cpu"]
+    if device not in names and not (device == "cuda" and "cuda:0" in names):
+        raise FrameworkUnavailable(
+            f"device {device!r} was asked for, but {backend.name} sees {', '.join(names)} here"
+        )
+
+
+def _adopt(
+    backend: Backend, built: Built, role: str, *, dtype: str, device: str, mode: str
+) -> Opened:
+    side = backend.adopt(built.model, dtype=dtype, device=device, mode=mode, own=True)
+    side.role = role
+    return Opened(
+        side, backend, built.placements, built.input_axes, built.output_axes, built.notices
+    )
+
+
+def _is_factory(given: Any) -> bool:
+    """A callable that can be called with no argument and is no model itself."""
+    if isinstance(given, (Network, InFramework)) or not callable(given):
+        return False
+    if not isinstance(given, type):
+        try:
+            owner(given)
+        except UsageError:
+            pass
+        else:
+            return False
+    try:
+        parameters = inspect.signature(given).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    skipped = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return all(
+        parameter.default is not inspect.Parameter.empty or parameter.kind in skipped
+        for parameter in parameters
+    )
+
+
+def _call_factory(factory: Any, role: str) -> Any:
+    name = getattr(factory, "__qualname__", repr(factory))
+    try:
+        made = factory()
+    except Exception as error:
+        raise ModelError(
+            role, "build", f"the factory {name} raised {type(error).__name__}: {error}"
+        ) from error
+    if made is None:
+        raise UsageError(
+            f"{role}: the factory {name} returned None; expected a model. Is a return missing?"
+        )
+    return made

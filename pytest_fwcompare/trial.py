@@ -1,0 +1,111 @@
+"""One example judged, and the verdict confirmed where a single point could deceive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pytest_fwcompare.errors import ModelError
+from pytest_fwcompare.inputs.examples import Example
+from pytest_fwcompare.judge.tally import Finding, plain_verdict
+from pytest_fwcompare.judge.verdict import Assessment, assess
+from pytest_fwcompare.pair import Pair, Point, StructureError
+from pytest_fwcompare.records import Verdict
+
+NEIGHBOURS = 2
+"""Nearby points that must agree before a verdict that one point could have made up is given."""
+
+
+def judge_example(
+    pair: Pair, example: Example, number: int, *, training: bool = False
+) -> Finding[Example]:
+    """Run, judge and confirm one example.
+
+    Raises:
+        ModelError: a side failed.
+        StructureError: the sides do not give the same tensors.
+    """
+    point = pair.point(example)
+    assessments = _assess(pair, point, training)
+    verdict = plain_verdict(assessments)
+    notices: tuple[str, ...] = ()
+    if verdict != "equivalent" and not _settled_forward(assessments, verdict):
+        verdict, notices = _confirm(pair, point, example, assessments, verdict, training)
+    return Finding(example, number, verdict, _told(assessments, verdict), notices)
+
+
+def _assess(pair: Pair, point: Point, training: bool) -> tuple[Assessment, ...]:
+    return tuple(assess(item, pair.dtype) for item in pair.observe(point, training=training))
+
+
+def _settled_forward(assessments: Sequence[Assessment], verdict: Verdict) -> bool:
+    """A difference of outputs in exact arithmetic, or NaN among them, needs no second point."""
+    return verdict in ("semantic", "nonfinite") and any(
+        item.verdict == verdict and item.kind in ("output", "buffer") for item in assessments
+    )
+
+
+def _confirm(
+    pair: Pair,
+    point: Point,
+    example: Example,
+    assessments: Sequence[Assessment],
+    verdict: Verdict,
+    training: bool,
+) -> tuple[Verdict, tuple[str, ...]]:
+    """What is left of a verdict when the point is moved by a hair."""
+    persists = all(
+        verdict in {item.verdict for item in _near(pair, point, seed, training)}
+        for seed in range(1, NEIGHBOURS + 1)
+    )
+    name = next(item.name for item in assessments if item.verdict == verdict)
+    if verdict == "semantic":
+        return ("semantic" if persists else "subgradient"), ()
+    explored = pair.plan.is_explored(example)
+    if verdict == "nonfinite":
+        if persists or not explored:
+            return "nonfinite", ()
+        return "equivalent", (
+            f"{name} is not finite on one side at a single point that no spec asks for "
+            f"({example}); nearby it is",
+        )
+    if not persists:
+        # Rounding moved one side across a kink: that side's own gradient jumped, no accuracy lost.
+        return "equivalent", ()
+    if explored:
+        return "equivalent", (
+            f"{name} is clearly noisier in the port on input that no spec asks for ({example})",
+        )
+    return "precision", ()
+
+
+def _near(pair: Pair, point: Point, seed: int, training: bool) -> tuple[Assessment, ...]:
+    return _assess(pair, pair.near(point, seed), training)
+
+
+def _told(assessments: Sequence[Assessment], verdict: Verdict) -> tuple[Assessment, ...]:
+    """Assessments with the verdict that was confirmed instead of the one at the point alone."""
+    from dataclasses import replace
+
+    first: Verdict = plain_verdict(assessments)
+    if verdict == first:
+        return tuple(assessments)
+    return tuple(
+        replace(item, verdict=verdict) if item.verdict == first else item for item in assessments
+    )
+
+
+def runs_alone(pair: Pair, example: Example) -> str | None:
+    """Why neither side can run this example, or None; for sizes that a model does not take.
+
+    Raises:
+        ModelError: the reference can run it and the port cannot.
+    """
+    point = pair.point(example)
+    try:
+        pair.run("reference", point, "working", backward=False)
+    except ModelError as error:
+        return str(error)
+    return None
+
+
+__all__ = ["Finding", "StructureError", "judge_example", "runs_alone"]
