@@ -1,0 +1,381 @@
+"""A JAX model as a side: NumPy in, NumPy out."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from pytest_fwcompare.backends.base import (
+    Argument,
+    Array,
+    Gradients,
+    Parameter,
+    Pass,
+    Precision,
+    Side,
+    Stopwatch,
+)
+from pytest_fwcompare.backends.jax.models import Twin, Values, is_float
+from pytest_fwcompare.backends.jax.outputs import Outputs
+from pytest_fwcompare.backends.jax.shadow import Lift, is_narrow, lifted
+from pytest_fwcompare.errors import ModelError
+
+
+@contextlib.contextmanager
+def x64(enabled: bool) -> Iterator[None]:
+    """64-bit mode for a while; the user's setting is left as it was found."""
+    if hasattr(jax, "enable_x64"):
+        context = jax.enable_x64(enabled)
+    else:
+        from jax.experimental import enable_x64
+
+        context = enable_x64(enabled)
+    with context:
+        yield
+
+
+def to_numpy(value: Any) -> Array:
+    """A NumPy array; bfloat16 and float8 as float32."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "biufc" and is_narrow(array.dtype):
+        return array.astype(np.float32)
+    return array
+
+
+class JaxSide(Side):
+    """One JAX model, adopted."""
+
+    framework = "jax"
+
+    def __init__(self, twin: Twin, *, dtype: str, device: Any, mode: str) -> None:
+        self.twin = twin
+        self.mode = mode
+        self.device = device
+        self.dtype = np.dtype(jax.numpy.dtype(dtype))
+        self.leaks: list[str] = []
+        self.rounded_constants: list[str] = []
+        self.lift = Lift()
+        self._pull = jax.jit(lambda pull, cotangents: pull(cotangents))
+        self._adopt()
+
+    def _adopt(self) -> None:
+        """Take arrays and structure from the twin anew."""
+        self._structure = self.twin.structure()
+        self._parameters = self.twin.parameters()
+        self._loaded: dict[Precision, Values] = {}
+        self._own: dict[Precision, Values] = {}
+        self._unwritten: Values = {}
+        self._programs: dict[Any, Callable[..., Any]] = {}
+        self._others = {
+            name: value for name, value, _ in self.twin.leaves() if not is_float(value)
+        }
+
+    # The model and its arrays
+
+    @property
+    def model(self) -> Any:  # type: ignore[override]
+        """The twin, with the working weights last loaded."""
+        if self._unwritten:
+            unwritten, self._unwritten = self._unwritten, {}
+            with self._context("working"):
+                self.twin.write(self._with_aliases(unwritten))
+        return self.twin.model
+
+    def _with_aliases(self, values: Values) -> Values:
+        full = dict(values)
+        for parameter in self._parameters:
+            if parameter.name in values:
+                full.update(dict.fromkeys(parameter.aliases, values[parameter.name]))
+        return full
+
+    def parameters(self) -> list[Parameter]:
+        return list(self._parameters)
+
+    def read(self) -> dict[str, Array]:
+        _ = self.model  # writes what was loaded
+        if self.twin.structure() != self._structure:
+            # The user's copy function changed more than arrays.
+            self._adopt()
+        self._own = {}
+        held = {name: value for name, value, _ in self.twin.leaves()}
+        return {p.name: to_numpy(held[p.name]) for p in self._parameters}
+
+    def load(self, values: Mapping[str, Array], precision: Precision) -> None:
+        known = {parameter.name: parameter for parameter in self._parameters}
+        held = dict(self._values(precision))
+        with self._context(precision):
+            for name, value in values.items():
+                if name not in known or tuple(np.shape(value)) != known[name].shape:
+                    wanted = f"shape {known[name].shape}" if name in known else "no such name"
+                    raise ModelError(
+                        self.role,
+                        "copy",
+                        f"jax: parameter {name!r} was given with shape {np.shape(value)}, the "
+                        f"model has {wanted}",
+                    )
+                held[name] = jax.numpy.asarray(np.asarray(value), self._dtype_of(precision))
+                if precision == "working":
+                    own = jax.numpy.dtype(known[name].dtype)
+                    self._unwritten[name] = (
+                        held[name] if own == self.dtype else held[name].astype(own)
+                    )
+        self._loaded[precision] = held
+
+    def _dtype_of(self, precision: Precision) -> Any:
+        return np.dtype(np.float64) if precision == "double" else self.dtype
+
+    def _values(self, precision: Precision) -> Values:
+        """Float arrays for the passes in that precision, tied ones once."""
+        if precision in self._loaded:
+            return self._loaded[precision]
+        if precision not in self._own:
+            held = {name: value for name, value, _ in self.twin.leaves()}
+            with self._context(precision):
+                self._own[precision] = {
+                    p.name: self._array(held[p.name], precision) for p in self._parameters
+                }
+        return self._own[precision]
+
+    def _array(self, value: Any, precision: Precision) -> Any:
+        """An array on the device; floats in the dtype of the precision, long integers short."""
+        array = np.asarray(value)
+        if is_float(array):
+            if array.dtype.kind == "c":
+                return jax.numpy.asarray(array)
+            return jax.numpy.asarray(array, self._dtype_of(precision))
+        short = {"int64": np.int32, "uint64": np.uint32}.get(str(array.dtype))
+        return jax.numpy.asarray(array if short is None else array.astype(short))
+
+    @contextlib.contextmanager
+    def _context(self, precision: Precision) -> Iterator[None]:
+        """64-bit mode as the precision needs it, on the device, without TF32."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(x64(self._dtype_of(precision).itemsize == 8))
+            stack.enter_context(jax.default_device(self.device))
+            if self.device.platform != "cpu":
+                stack.enter_context(jax.default_matmul_precision("highest"))
+            yield
+
+    @contextlib.contextmanager
+    def _errors(self, stage: str) -> Iterator[None]:
+        try:
+            yield
+        except ModelError:
+            raise
+        except Exception as error:
+            raise ModelError(self.role, stage, describe(error)) from error
+
+    # Running
+
+    def function(self, training: bool) -> Callable[..., tuple[Outputs, Values]]:
+        """The model as a pure function of its arrays and inputs."""
+
+        def run(values: Values, inputs: Sequence[Any], keywords: Values) -> tuple[Any, Values]:
+            output, changed = self.twin.call(
+                self._with_aliases(values), inputs, keywords, training
+            )
+            outputs = Outputs.of(output)
+            if not outputs.names:
+                skipped = "; ".join(f"{name} {reason}" for name, reason in outputs.skipped)
+                raise ModelError(
+                    self.role, "forward", f"the model returned no array ({skipped or 'nothing'})"
+                )
+            return outputs, changed
+
+        return run
+
+    def _program(self, precision: Precision, training: bool, gradients: bool) -> Any:
+        """What one pass runs; compiled unless it is eager working precision."""
+        key = (precision, training, gradients)
+        if key in self._programs:
+            return self._programs[key]
+        function = self.function(training)
+        if precision == "double":
+            function = lifted(function, self.lift)
+
+        def forward(trained: Values, floats: Values, fixed: Values, call: Call) -> Any:
+            return function({**fixed, **trained}, *call.filled(floats))
+
+        def differentiated(trained: Values, floats: Values, fixed: Values, call: Call) -> Any:
+            def pure(trained: Values, floats: Values) -> Any:
+                outputs, changed = forward(trained, floats, fixed, call)
+                return [a for a in outputs.arrays if is_float(a)], (outputs, changed)
+
+            _, pull, (outputs, changed) = jax.vjp(pure, trained, floats, has_aux=True)
+            return outputs, changed, pull
+
+        made: Any = differentiated if gradients else forward
+        if precision == "double" or self.mode != "eager":
+            made = jax.jit(made)
+        self._programs[key] = made
+        return made
+
+    def prepare(
+        self, arguments: Sequence[Argument], precision: Precision
+    ) -> tuple[Values, Values, Values, Call]:
+        """Trained values, float inputs, all other values, and the rest of the call."""
+        values = self._values(precision)
+        trained = {p.name: values[p.name] for p in self._parameters if p.trainable}
+        fixed = {name: value for name, value in values.items() if name not in trained}
+        floats: Values = {}
+        others: Values = {}
+        for argument in arguments:
+            array = self._array(argument.value, precision)
+            (floats if is_float(array) else others)[argument.name] = array
+        order = tuple((argument.name, argument.keyword) for argument in arguments)
+        return trained, floats, {**fixed, **self._others}, Call(order, others)
+
+    def forward(
+        self,
+        arguments: Sequence[Argument],
+        *,
+        precision: Precision,
+        training: bool = False,
+        gradients: bool = True,
+        record: bool = False,
+    ) -> Pass:
+        stage = "shadow" if precision == "double" else "forward"
+        with self._errors("record" if record else stage), self._context(precision):
+            given = self.prepare(arguments, precision)
+            program = self._program(precision, training, gradients)
+            outputs, changed, *pull = program(*given)
+            made = JaxPass(self, precision, outputs, changed, pull[0] if pull else None)
+        self.leaks = list(self.lift.leaks)
+        self.rounded_constants = list(self.lift.rounded)
+        if not training:
+            # A stream of random numbers goes on, as it does in the model itself.
+            for name, value in changed.items():
+                if name in self._others:
+                    self._others[name] = value
+        return made
+
+    def stopwatch(
+        self, arguments: Sequence[Argument], cotangents: Mapping[str, Array] | None
+    ) -> Stopwatch:
+        with self._errors("forward"), self._context("working"):
+            given = self.prepare(arguments, "working")
+            plain = self._program("working", False, False)
+            differentiated = self._program("working", False, True)
+
+        def forward() -> None:
+            with self._context("working"):
+                jax.block_until_ready(plain(*given)[0])
+
+        if cotangents is None:
+            return Stopwatch(forward, None)
+        first = self.forward(arguments, precision="working")
+        assert isinstance(first, JaxPass)
+        with self._context("working"):
+            pulled = first.seeds(cotangents)
+
+        def forward_backward() -> None:
+            with self._context("working"):
+                outputs, _, pull = differentiated(*given)
+                jax.block_until_ready((outputs, self.pull(pull, pulled, "working")))
+
+        def backward() -> None:
+            with self._context("working"):
+                jax.block_until_ready(self.pull(first.pulled, pulled, "working"))
+
+        return Stopwatch(forward, forward_backward, backward)
+
+    def pull(self, pull: Any, cotangents: Any, precision: Precision) -> Any:
+        """The backward pass of a forward pass."""
+        if precision == "double" or self.mode != "eager":
+            return self._pull(pull, cotangents)
+        return pull(cotangents)
+
+    def close(self) -> None:
+        self._programs.clear()
+        self._loaded.clear()
+        self._own.clear()
+
+
+@jax.tree_util.register_pytree_node_class
+class Call:
+    """Inputs of a call without its float ones.
+
+    Attributes:
+        order: name of each input, and whether it is passed by name.
+        others: inputs that are not floats.
+    """
+
+    def __init__(self, order: tuple[tuple[str, bool], ...], others: Values) -> None:
+        self.order, self.others = order, others
+
+    def tree_flatten(self) -> tuple[Any, Any]:
+        return (self.others,), self.order
+
+    @classmethod
+    def tree_unflatten(cls, order: Any, children: Any) -> Call:
+        return cls(order, *children)
+
+    def filled(self, floats: Values) -> tuple[list[Any], Values]:
+        """Positional inputs and those passed by name."""
+        every = {**self.others, **floats}
+        return (
+            [every[name] for name, keyword in self.order if not keyword],
+            {name: every[name] for name, keyword in self.order if keyword},
+        )
+
+
+class JaxPass(Pass):
+    """One forward pass; `pulled` is its backward function."""
+
+    def __init__(
+        self, side: JaxSide, precision: Precision, outputs: Outputs, changed: Values, pulled: Any
+    ) -> None:
+        self.side, self.precision, self.pulled = side, precision, pulled
+        self._structs = [(n, a.shape, a.dtype, is_float(a)) for n, a in outputs.items()]
+        self.outputs = {name: to_numpy(array) for name, array in outputs.items()}
+        self.skipped = dict(outputs.skipped)
+        names = {parameter.name for parameter in side.parameters()}
+        self._changed = {name: to_numpy(a) for name, a in changed.items() if name in names}
+        self._kept = {p.name for p in side.parameters() if not p.trainable}
+
+    def seeds(self, cotangents: Mapping[str, Array]) -> list[Any]:
+        """Cotangents of the float outputs in order, zeros where none is given."""
+        return [
+            jax.numpy.asarray(np.broadcast_to(np.asarray(cotangents.get(name, 0.0)), shape), dtype)
+            for name, shape, dtype, floating in self._structs
+            if floating
+        ]
+
+    def backward(self, cotangents: Mapping[str, Array]) -> Gradients:
+        side = self.side
+        if self.pulled is None:
+            raise ModelError(
+                side.role, "backward", "this pass was made with gradients=False, or taken back"
+            )
+        with side._errors("backward"), side._context(self.precision):
+            trained, floats = side.pull(self.pulled, self.seeds(cotangents), self.precision)
+            self.pulled = None
+            return Gradients(
+                inputs={name: to_numpy(value) for name, value in floats.items()},
+                parameters={name: to_numpy(value) for name, value in trained.items()},
+            )
+
+    def buffers(self) -> dict[str, Array]:
+        if not self._kept:
+            return {}
+        held = self.side._values(self.precision)
+        return {
+            name: self._changed[name] if name in self._changed else to_numpy(held[name])
+            for name in self._kept
+        }
+
+
+def describe(error: Exception) -> str:
+    """An exception in one paragraph, with what to do where that is known."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    text = f"{type(error).__name__}: {' '.join(lines[:4])}"
+    if "requires a key" in text or ("missing" in text and "'key'" in text):
+        text += (
+            ". Switch dropout off before judging, e.g. equinox.nn.inference_mode(model); a model "
+            "that needs random keys in inference cannot be compared"
+        )
+    return text
