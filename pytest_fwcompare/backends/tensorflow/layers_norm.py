@@ -1,0 +1,71 @@
+"""Normalisation in raw TensorFlow operations.
+
+x - mean is formed before it is scaled: `tf.nn.batch_normalization` computes x scale - mean scale,
+which loses digits where the mean is large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from pytest_fwcompare.backends.tensorflow.layers import LayerModule, computes, sizes, spatial
+from pytest_fwcompare.networks import layers as described
+
+
+class Normalisation(LayerModule):
+    """What the layers of this file share."""
+
+    def affine(self, x: tf.Tensor) -> tf.Tensor:
+        """scale x + shift, as far as the layer has them."""
+        scale, shift = self.optional("scale"), self.optional("shift")
+        x = x if scale is None else x * scale
+        return x if shift is None else x + shift
+
+    def standardised(self, x: tf.Tensor, axes: Sequence[int]) -> tf.Tensor:
+        """(x - mean) / sqrt(variance + epsilon) with statistics over `axes`."""
+        centred = x - tf.reduce_mean(x, axes, keepdims=True)
+        variance = tf.reduce_mean(tf.square(centred), axes, keepdims=True)
+        return centred * tf.math.rsqrt(variance + self.description.epsilon)
+
+
+@computes(described.BatchNorm)
+class BatchNorm(Normalisation):
+    def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        mean, variance = tf.convert_to_tensor(self.mean), tf.convert_to_tensor(self.variance)
+        if training:
+            axes = list(range(x.shape.rank - 1))
+            mean = tf.reduce_mean(x, axes)
+            variance = tf.reduce_mean(tf.square(x - mean), axes)
+            for running, batch in ((self.mean, mean), (self.variance, variance)):
+                running.assign_add(self.description.momentum * (batch - running))
+        return self.affine((x - mean) * tf.math.rsqrt(variance + self.description.epsilon))
+
+
+@computes(described.LayerNorm)
+class LayerNorm(Normalisation):
+    def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        return self.affine(self.standardised(x, list(range(-self.description.axes, 0))))
+
+
+@computes(described.GroupNorm)
+class GroupNorm(Normalisation):
+    def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        shape, groups = sizes(x), self.description.groups
+        grouped = tf.reshape(x, (*shape[:-1], groups, shape[-1] // groups))
+        axes = [*spatial(x), x.shape.rank]
+        return self.affine(tf.reshape(self.standardised(grouped, axes), shape))
+
+
+@computes(described.InstanceNorm)
+class InstanceNorm(Normalisation):
+    def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        return self.affine(self.standardised(x, spatial(x)))
+
+
+@computes(described.RMSNorm)
+class RMSNorm(Normalisation):
+    def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        mean_square = tf.reduce_mean(tf.square(x), -1, keepdims=True)
+        return self.affine(x * tf.math.rsqrt(mean_square + self.description.epsilon))
