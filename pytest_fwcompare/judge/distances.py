@@ -16,7 +16,7 @@ def unit_roundoff(dtype: str) -> float:
         dtype: "float16", "bfloat16", "float32" or "float64".
     """
     # bfloat16 is no dtype of NumPy itself; it keeps 8 significant bits.
-    return 2.0**-8 / 2 if dtype == "bfloat16" else float(np.finfo(dtype).eps) / 2
+    return 2.0**-8 if dtype == "bfloat16" else float(np.finfo(dtype).eps) / 2
 
 
 @dataclass(frozen=True)
