@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _PLACES = {
-    "compare": "pytest_fwcompare.compare",
+    "compare": "pytest_fwcompare.comparison",
     "TensorSpec": "pytest_fwcompare.inputs.spec",
     "Comparison": "pytest_fwcompare.records",
     "FwcompareError": "pytest_fwcompare.errors",
@@ -24,7 +24,7 @@ __all__ = [*_PLACES, *_MODULES, "__version__"]
 
 if TYPE_CHECKING:
     from pytest_fwcompare import networks as networks
-    from pytest_fwcompare.compare import compare as compare
+    from pytest_fwcompare.comparison import compare as compare
     from pytest_fwcompare.errors import FwcompareError as FwcompareError
     from pytest_fwcompare.errors import UsageError as UsageError
     from pytest_fwcompare.inputs import strategies as strategies
