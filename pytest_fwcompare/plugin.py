@@ -1,1 +1,200 @@
 """Pytest hooks and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_fwcompare import options
+from pytest_fwcompare.errors import UsageError
+from pytest_fwcompare.fixtures import (  # noqa: F401  fixtures are found by being here
+    CASE,
+    CURRENT,
+    RECORDS,
+    SETTINGS,
+    fwcompare_build,
+    fwcompare_network,
+    fwcompare_port,
+    item_case,
+)
+
+if TYPE_CHECKING:
+    from pytest_fwcompare.recording import Result
+
+MARKER = (
+    "fwcompare(frameworks, devices, dtypes, modes, examples): narrows the axes of the "
+    "comparisons made in a test; the test is skipped without --fwcompare"
+)
+FIXTURES = frozenset({"fwcompare_build", "fwcompare_network", "fwcompare_port"})
+
+MISTAKES = pytest.StashKey[list[str]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    options.add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", MARKER)
+    try:
+        settings = options.read_settings(config)
+        if settings.enabled and settings.axes["frameworks"].named:
+            options.check_frameworks(settings.axes["frameworks"])
+    except UsageError as error:
+        raise pytest.UsageError(f"fwcompare: {error}") from None
+    config.stash[SETTINGS] = settings
+    config.stash[MISTAKES] = []
+    if settings.enabled and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Collector(config), "fwcompare-collector")
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    settings = config.stash[SETTINGS]
+    if not settings.enabled:
+        return None
+    from pytest_fwcompare.report.terminal import header
+
+    return header(settings)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give every test that compares its axes.
+
+    The axes are a parameter that no fixture takes: the fixtures live as long as the session, so
+    that they can be used under `@given`, and find the case of the running item by themselves. A
+    session-wide parametrised fixture would also make pytest reorder the tests of others.
+    """
+    used = FIXTURES.intersection(metafunc.fixturenames)
+    markers = list(metafunc.definition.iter_markers("fwcompare"))
+    if not used and not markers:
+        return
+    config = metafunc.config
+    try:
+        marked: dict[str, Any] = {}
+        for marker in reversed(markers):  # the closest one has the last word
+            marked.update(options.marker_values(marker.args, marker.kwargs))
+    except UsageError as error:
+        _mistake(config, f"{metafunc.definition.nodeid}: {error}")
+        return
+    if not used:
+        return
+    made = options.cases(
+        config.stash[SETTINGS],
+        marked,
+        frameworks="fwcompare_network" in used,
+        modes=used != {"fwcompare_build"},
+    )
+    if isinstance(made, str):
+        none = pytest.param(None, marks=pytest.mark.skip(reason=made), id="none")
+        values, ids = [none], None
+    else:
+        values = list(made)
+        ids = [case.id for case in values]
+    metafunc.fixturenames.append(CASE)
+    metafunc.parametrize(CASE, values, ids=ids)
+
+
+def _mistake(config: pytest.Config, text: str) -> None:
+    """Remember a usage error that was found while collecting.
+
+    A worker of pytest-xdist can only hand it over as a failed collection; elsewhere it ends the
+    run as any wrong option does, all mistakes together.
+    """
+    if hasattr(config, "workerinput"):
+        pytest.fail(text, pytrace=False)
+    config.stash[MISTAKES].append(text)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if mistakes := config.stash[MISTAKES]:
+        raise pytest.UsageError(*(f"fwcompare: {text}" for text in dict.fromkeys(mistakes)))
+    if config.stash[SETTINGS].enabled:
+        return
+    skip = pytest.mark.skip(reason="needs --fwcompare")
+    for item in items:
+        used = FIXTURES.intersection(getattr(item, "fixturenames", ()))
+        if used or item.get_closest_marker("fwcompare"):
+            item.add_marker(skip)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    stash = item.config.stash
+    before = stash.get(CURRENT, None)
+    stash[CURRENT] = item
+    try:
+        return (yield)
+    finally:
+        stash[CURRENT] = before
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if RECORDS in item.stash:
+        del item.stash[RECORDS]  # the item runs again, as under pytest-rerunfailures
+    case = item_case(item)
+    if case is None or not item.config.stash[SETTINGS].enabled:
+        return
+    from pytest_fwcompare.selection import obstacle
+
+    found = obstacle(case)
+    if found is not None and found.fails:
+        pytest.fail(found.reason, pytrace=False)
+    elif found is not None:
+        pytest.skip(found.reason)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    records = item.stash.get(RECORDS, None)
+    if records is not None:
+        case = item_case(item)
+        group = item.nodeid if case is None else item.nodeid.replace(case.id, case.rest)
+        # A report's attributes travel from the workers of pytest-xdist if they are plain data.
+        report.fwcompare = records.take(item.nodeid, group)
+    return report
+
+
+class Collector:
+    """Gathers what the reports carry; lives in the process that prints, not in xdist's workers."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._plain: dict[str, list[dict[str, Any]]] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "setup":
+            self._plain.pop(report.nodeid, None)  # a rerun replaces what the first run left
+        carried = getattr(report, "fwcompare", None)
+        if carried:
+            self._plain.setdefault(report.nodeid, []).extend(carried)
+
+    def results(self) -> list[Result]:
+        from pytest_fwcompare.recording import Result
+
+        return [Result.from_plain(data) for rows in self._plain.values() for data in rows]
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self) -> None:
+        paths = self._config.stash[SETTINGS].reports
+        if paths and not self._config.option.collectonly:
+            from pytest_fwcompare.report.files import write
+
+            for path in paths:
+                write(path, self.results())
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if not self._plain:
+            return
+        from pytest_fwcompare.report.terminal import table
+
+        terminalreporter.section("fwcompare")
+        for line in table(self.results(), terminalreporter._tw.fullwidth):
+            terminalreporter.write_line(line)
+        for path in self._config.stash[SETTINGS].reports:
+            terminalreporter.write_line(f"report: {path}")

@@ -1,0 +1,124 @@
+"""The same described network, with the same weights, as native models of several frameworks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from pytest_fwcompare.backends.base import Array, Placement, Side
+from pytest_fwcompare.backends.registry import require
+from pytest_fwcompare.errors import ModelError, UsageError
+from pytest_fwcompare.networks.base import ParameterSpec
+from pytest_fwcompare.networks.graph import Network
+
+
+def build_identical(
+    network: Network,
+    frameworks: Iterable[str],
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    seed: int = 0,
+    values: Mapping[str, Array] | None = None,
+) -> dict[str, Any]:
+    """Build a network in each framework and fill all with the same random weights.
+
+    Args:
+        network: the description.
+        frameworks: import names.
+        dtype: of the models.
+        device: "cpu" or "cuda[:N]".
+        seed: of the weights.
+        values: canonical weights by "layer.parameter" to use instead of random ones.
+
+    Returns:
+        Native models by framework.
+
+    Raises:
+        UsageError: `network` is not a described one, or a name in `values` is not a parameter.
+        FrameworkUnavailable: a framework is missing.
+        ModelError: stage "copy": a weight read back is not the one that was written.
+    """
+    if not isinstance(network, Network):
+        raise UsageError(
+            f"fwcompare_build: expected a network described with pytest_fwcompare.networks, got "
+            f"{type(network).__name__}"
+        )
+    canonical = canonical_values(network, seed)
+    if unknown := sorted(set(values or ()) - set(canonical)):
+        raise UsageError(
+            f"{network.name}: no parameter {unknown[0]!r}; the parameters are "
+            f"{', '.join(canonical)}"
+        )
+    canonical.update(values or {})
+    models = {}
+    for name in frameworks:
+        backend = require(name)
+        built = backend.build(network, dtype=dtype, device=device)
+        with backend.adopt(
+            built.model, dtype=dtype, device=device, mode="eager", own=True
+        ) as side:
+            side.role = name
+            fill(side, built.placements, canonical)
+        models[name] = built.model
+    return models
+
+
+def fill(side: Side, placements: Iterable[Placement], canonical: Mapping[str, Array]) -> None:
+    """Write canonical weights into a side and make sure, bit for bit, that they arrived.
+
+    Raises:
+        ModelError: stage "copy", naming the parameter.
+    """
+    dtypes = {parameter.name: parameter.dtype for parameter in side.parameters()}
+    native = {
+        placed.parameter: placed.transform.apply(
+            *(canonical[source] for source in placed.sources)
+        ).astype(dtypes[placed.parameter])
+        for placed in placements
+    }
+    side.load(native, "working")
+    held = side.read()
+    for name, value in native.items():
+        if not np.array_equal(held[name], value):
+            raise ModelError(
+                side.role,
+                "copy",
+                f"parameter {name!r} of shape {value.shape} does not hold the values that were "
+                f"written to it",
+            )
+
+
+def canonical_values(network: Network, seed: int) -> dict[str, Array]:
+    """Random weights of a described network, well-conditioned, none at its default.
+
+    Zero biases would hide the order of gates, unit variances a swapped pair of buffers.
+
+    Args:
+        network: the description.
+        seed: two equal seeds give equal weights.
+
+    Returns:
+        float64 arrays, exact in float32, by "layer.parameter".
+    """
+    rng = np.random.default_rng([seed, 11])
+    return {
+        name: draw(spec, rng).astype(np.float32).astype(np.float64)
+        for name, spec in network.parameters().items()
+    }
+
+
+def draw(spec: ParameterSpec, rng: np.random.Generator) -> Array:
+    """One parameter: kernels keep the scale of what passes, variances are positive."""
+    normal = rng.standard_normal(spec.shape)
+    if spec.role == "kernel":
+        return normal / np.sqrt(max(spec.fan_in, 1))
+    if spec.role == "table":
+        return normal
+    if spec.role in ("scale", "variance"):
+        return rng.uniform(0.5, 1.5, spec.shape)
+    if spec.role == "slope":
+        return rng.uniform(0.05, 0.5, spec.shape)
+    return 0.3 * normal

@@ -1,0 +1,243 @@
+"""The fixtures: plain callables that live as long as the session.
+
+Hypothesis forbids function-scoped fixtures under `@given`, rightly, so nothing here belongs to one
+test: each callable looks up the item that runs when it is called.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import pytest
+
+from pytest_fwcompare.errors import FwcompareError, UsageError
+from pytest_fwcompare.options import Case, Settings, cases
+
+if TYPE_CHECKING:
+    from pytest_fwcompare.networks import Network
+    from pytest_fwcompare.records import Comparison
+
+CASE = "fwcompare_case"
+"""Name of the parameter that carries an item's case."""
+
+SETTINGS = pytest.StashKey[Settings]()
+CURRENT = pytest.StashKey["pytest.Item | None"]()
+RECORDS = pytest.StashKey["ItemRecords"]()
+
+
+def item_case(item: pytest.Item) -> Case | None:
+    """The axes of an item, None if it has none."""
+    callspec = getattr(item, "callspec", None)
+    return None if callspec is None else callspec.params.get(CASE)
+
+
+class Fixture:
+    """What the three callables share: the item that runs, its case, its record."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    @property
+    def item(self) -> pytest.Item:
+        """The item that runs now.
+
+        Raises:
+            UsageError: none does.
+        """
+        item = self._config.stash.get(CURRENT, None)
+        if item is None:
+            raise UsageError("fwcompare fixtures can only be called while a test runs")
+        return item
+
+    @property
+    def case(self) -> Case:
+        """The axes of the item that runs now: framework, device, dtype, mode.
+
+        A test that got its fixture by `request.getfixturevalue` has no axes of its own; it runs
+        the first of what was selected.
+        """
+        case = item_case(self.item)
+        if case is None:
+            made = cases(self._config.stash[SETTINGS], {}, frameworks=False, modes=True)
+            if isinstance(made, str):
+                raise UsageError(made)
+            case = next(iter(made))
+        return case
+
+    def _compare(self, reference: Any, port: Any, fail_on: Any, **keywords: Any) -> Comparison:
+        __tracebackhide__ = True
+        import pytest_fwcompare
+
+        settings, case, item = self._config.stash[SETTINGS], self.case, self.item
+        repeated = in_hypothesis()
+        records = item.stash.get(RECORDS, None)
+        for key in ("device", "dtype", "mode"):
+            keywords.setdefault(key, getattr(case, key))
+        if case.examples is not None:
+            keywords["examples"] = case.examples
+        timed = repeated and records is not None and bool(records.comparisons)
+        keywords.setdefault("timings", settings.timings and not timed)
+        try:
+            comparison = pytest_fwcompare.compare(reference, port, **keywords)
+        except FwcompareError as error:
+            reraise(error)
+        comparison = dataclasses.replace(
+            comparison,
+            replay=replay(item.nodeid, settings, comparison.replay),
+            timings=tuple(
+                dataclasses.replace(timing, shared_machine=hasattr(self._config, "workerinput"))
+                for timing in comparison.timings
+            ),
+        )
+        record(item, comparison, repeated=repeated)
+        comparison.assert_equivalent(tuple(fail_on or settings.fail_on))
+        return comparison
+
+
+class FwcomparePort(Fixture):
+    """`fwcompare_port(reference, port, inputs=..., ...)`: as `compare`, on the item's axes."""
+
+    def __call__(
+        self, reference: Any, port: Any, *, fail_on: tuple[str, ...] | None = None, **keywords: Any
+    ) -> Comparison:
+        """Compare and record; fail the test unless the port is equivalent.
+
+        Args:
+            reference: model, factory or Network that is taken as right.
+            port: the one that is judged.
+            fail_on: verdicts that fail, instead of those of `--fwcompare-fail-on`.
+            **keywords: of `compare`; device, dtype and mode come from the item where not given.
+
+        Raises:
+            AssertionError: with the comparison's summary.
+            FwcompareError: it could not be made.
+        """
+        __tracebackhide__ = True
+        return self._compare(reference, port, fail_on, **keywords)
+
+
+class FwcompareNetwork(Fixture):
+    """`fwcompare_network(network, inputs=..., ...)`: one framework against the NumPy reference."""
+
+    def __call__(
+        self,
+        network: Network,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        fail_on: tuple[str, ...] | None = None,
+        **keywords: Any,
+    ) -> Comparison:
+        """Build the network in the item's framework and judge it; record, and fail if it differs.
+
+        Args:
+            network: the description.
+            inputs: as for `compare`; None takes the network's own.
+            fail_on: verdicts that fail, instead of those of `--fwcompare-fail-on`.
+            **keywords: of `compare`.
+
+        Raises:
+            AssertionError: with the comparison's summary.
+            FwcompareError: it could not be made.
+        """
+        __tracebackhide__ = True
+        framework = self.case.framework
+        if framework is None:
+            raise UsageError(
+                "fwcompare_network: this test has no framework axis; take the fixture as an "
+                "argument of the test, not by request.getfixturevalue"
+            )
+        from pytest_fwcompare.networks import Network
+        from pytest_fwcompare.sides import InFramework
+
+        if not isinstance(network, Network):
+            raise UsageError(
+                f"fwcompare_network: expected a network described with "
+                f"pytest_fwcompare.networks, got {type(network).__name__}; fwcompare_port takes "
+                f"models"
+            )
+        return self._compare(
+            InFramework(network, "numpy"),
+            InFramework(network, framework),
+            fail_on,
+            inputs=network.inputs if inputs is None else inputs,
+            **keywords,
+        )
+
+
+class FwcompareBuild(Fixture):
+    """`fwcompare_build(network)`: the same network, with the same weights, in every framework."""
+
+    def __call__(self, network: Network, *, seed: int = 0) -> dict[str, Any]:
+        """Build a network in every selected framework.
+
+        Args:
+            network: the description.
+            seed: of the random weights.
+
+        Returns:
+            Native models by framework, "numpy" among them.
+
+        Raises:
+            FwcompareError: a framework asked for by name is missing, or cannot build it.
+        """
+        __tracebackhide__ = True
+        from pytest_fwcompare.building import build_identical
+        from pytest_fwcompare.selection import build_frameworks
+
+        case = self.case
+        try:
+            names = build_frameworks(case)
+            return build_identical(network, names, dtype=case.dtype, device=case.device, seed=seed)
+        except FwcompareError as error:
+            reraise(error)
+
+
+@pytest.fixture(scope="session")
+def fwcompare_build(pytestconfig: pytest.Config) -> Callable[..., dict[str, Any]]:
+    """Builds a described network in every framework, with the same weights: `FwcompareBuild`."""
+    return FwcompareBuild(pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def fwcompare_network(pytestconfig: pytest.Config) -> Callable[..., Comparison]:
+    """Judges a described network in one framework against NumPy: `FwcompareNetwork`."""
+    return FwcompareNetwork(pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def fwcompare_port(pytestconfig: pytest.Config) -> Callable[..., Comparison]:
+    """Compares two models: `FwcomparePort`."""
+    return FwcomparePort(pytestconfig)
+
+
+def record(item: pytest.Item, comparison: Comparison, *, repeated: bool) -> None:
+    """Keep a comparison with its item and bring the item's properties up to date."""
+    from pytest_fwcompare.recording import PREFIX, ItemRecords
+
+    records = item.stash.setdefault(RECORDS, ItemRecords())
+    records.add(comparison, repeated=repeated)
+    item.user_properties[:] = [
+        entry for entry in item.user_properties if not entry[0].startswith(PREFIX)
+    ] + records.properties()
+
+
+def in_hypothesis() -> bool:
+    """True inside a test body that Hypothesis runs; never imports it."""
+    hypothesis = sys.modules.get("hypothesis")
+    return hypothesis is not None and bool(hypothesis.currently_in_test_context())
+
+
+def replay(nodeid: str, settings: Settings, further: str) -> str:
+    """The command that runs one item again, and what `compare` has to add to it."""
+    command = " ".join(shlex.quote(part) for part in ("pytest", *settings.command, nodeid))
+    return f"{command}\n{further}" if further else command
+
+
+def reraise(error: FwcompareError) -> NoReturn:
+    """Raise an error again without this package's frames: the user's line is what matters."""
+    __tracebackhide__ = True
+    raise error.with_traceback(None) from error.__cause__

@@ -1,0 +1,50 @@
+"""Writes the results of a run to the files that were asked for."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from pytest_fwcompare.errors import UsageError
+from pytest_fwcompare.recording import Result
+
+
+def render(suffix: str, results: Sequence[Result]) -> str:
+    """The report's text.
+
+    Raises:
+        UsageError: no report is written with that suffix.
+    """
+    if suffix == ".json":
+        from pytest_fwcompare.report.json import run_to_json
+
+        return run_to_json(results)
+    if suffix == ".md":
+        from pytest_fwcompare.report.markdown import run_to_markdown
+
+        return run_to_markdown(results)
+    raise UsageError(f"report: unsupported suffix {suffix!r}; reports are written as .json, .md")
+
+
+def write(path: Path, results: Sequence[Result]) -> None:
+    """Write a report, whole or not at all: a run that is cut off leaves the old file."""
+    text = render(path.suffix, results)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
