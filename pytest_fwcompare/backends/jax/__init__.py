@@ -70,12 +70,12 @@ def _holds_arrays(tree: object) -> bool:
     return found
 
 
+ARRAYS = {("numpy", "ndarray"), ("jaxlib", "ArrayImpl"), ("jax", "Array"), ("jax", "Tracer")}
+"""Package and class name of what counts as an array."""
+
+
 def _is_array(cls: type) -> bool:
-    names = {(base.__module__.partition(".")[0], base.__name__) for base in cls.__mro__}
-    return bool(
-        names
-        & {("numpy", "ndarray"), ("jaxlib", "ArrayImpl"), ("jax", "Array"), ("jax", "Tracer")}
-    )
+    return any((b.__module__.partition(".")[0], b.__name__) in ARRAYS for b in cls.__mro__)
 
 
 class JaxBackend(Backend):

@@ -346,7 +346,7 @@ class LinenTwin(Twin):
         self.variables = variables
 
     @property
-    def model(self) -> Any:  # type: ignore[override]
+    def model(self) -> Any:
         return (self.module, self.variables)
 
     @property

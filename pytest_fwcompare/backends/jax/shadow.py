@@ -414,8 +414,6 @@ def lifted(function: Callable[..., Any], lift: Lift) -> Callable[..., Any]:
     def run(*arguments: Any) -> Any:
         jaxpr, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
         structure = jax.tree_util.tree_structure(shape)
-        if not lift.touches(jaxpr):
-            return function(*arguments)
         flat = jax.tree_util.tree_leaves(arguments)
         return jax.tree_util.tree_unflatten(structure, lift.evaluate(jaxpr, *flat))
 
