@@ -193,16 +193,18 @@ class TorchPass(Pass):
         self._inputs = {a.name: keywords[a.name] if a.keyword else next(order) for a in arguments}
         assert len(self._inputs) == len(names), f"input names repeat: {names}"
         recorder = self._recorder()
-        if recorder is not None:
-            recorder.start(self._inputs)
         with self._running("forward") as copies:
-            result = side.twin(precision)(*positional, **keywords)
+            if recorder is not None:
+                recorder.start(self._inputs, copies)
+            try:
+                result = side.twin(precision)(*positional, **keywords)
+            finally:
+                if recorder is not None:
+                    recorder.stop()
         self._keep_buffers(copies)
         self._outputs, self.skipped = flatten(result)
         self._check_outputs()
         self.outputs = {name: to_numpy(self._settled(t)) for name, t in self._outputs.items()}
-        if recorder is not None:
-            recorder.finish(self._outputs)
         self._report()
 
     def backward(self, cotangents: Mapping[str, Array]) -> Gradients:
@@ -245,7 +247,8 @@ class TorchPass(Pass):
 
     def _recorder(self) -> Recorder | None:
         """The mode, if it records."""
-        return self._mode if hasattr(self._mode, "records") else None
+        mode: Any = self._mode
+        return mode if hasattr(mode, "records") else None
 
     @contextlib.contextmanager
     def _running(self, stage: str) -> Iterator[dict[int, torch.Tensor]]:

@@ -68,17 +68,17 @@ class Float64Mode(TorchFunctionMode):  # type: ignore[misc]
         if not (operation == "view" and len(args) == 2 and isinstance(args[1], torch.dtype)):
             args = tuple(self.lift(value, operation) for value in args)
         keywords = {key: self.lift(value, operation) for key, value in (kwargs or {}).items()}
-        return self.settle(self.call(func, operation, args, keywords), operation)
+        return self.run(func, operation, args, keywords)
 
-    def call(
+    def run(
         self,
         func: Callable[..., Any],
         operation: str,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Any:
-        """Run one operation on lifted arguments."""
-        return func(*args, **kwargs)
+        """Run one operation on lifted arguments; its result is float64, too."""
+        return self.settle(func(*args, **kwargs), operation)
 
     def property(self, func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """Read a property such as `x.shape` or `x.mT`."""
@@ -168,7 +168,7 @@ FACTORIES = {"from_numpy", "tensor", "as_tensor", "asarray", "frombuffer", "load
 
 
 def operation_name(func: Callable[..., Any]) -> str:
-    """The plain name of a torch function: "layer_norm", "add" for `__add__` and `add_`."""
+    """The plain name of a torch function: "layer_norm", "add" for `__add__`, "add_" in place."""
     name = getattr(func, "__name__", type(func).__name__)
     if name.startswith("__") and name.endswith("__"):
         name = name[2:-2]
@@ -178,17 +178,16 @@ def operation_name(func: Callable[..., Any]) -> str:
 
 SPECIAL = {
     "truediv": "div",
-    "rtruediv": "div",
-    "itruediv": "div",
+    "rtruediv": "rdiv",
     "floordiv": "floor_divide",
     "radd": "add",
-    "iadd": "add",
-    "isub": "sub",
     "rmul": "mul",
-    "imul": "mul",
-    "rpow": "pow",
-    "rmatmul": "matmul",
-    "ipow": "pow",
+    "iadd": "add_",
+    "isub": "sub_",
+    "imul": "mul_",
+    "itruediv": "div_",
+    "idiv": "div_",
+    "ipow": "pow_",
 }
 
 
