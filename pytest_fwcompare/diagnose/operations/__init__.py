@@ -1,0 +1,38 @@
+"""NumPy float64 implementations of recorded operations, found by normalised name.
+
+Importing this package registers all of them.
+"""
+
+from __future__ import annotations
+
+from pytest_fwcompare.diagnose.operations import (
+    attention,
+    elementwise,
+    linear,
+    movement,
+    norms,
+    recurrent,
+    spatial,
+)
+from pytest_fwcompare.diagnose.operations.base import (
+    Operation,
+    attempt,
+    normalised,
+    same,
+    understand,
+)
+
+__all__ = [
+    "Operation",
+    "attempt",
+    "normalised",
+    "same",
+    "understand",
+    "elementwise",
+    "linear",
+    "norms",
+    "attention",
+    "recurrent",
+    "spatial",
+    "movement",
+]

@@ -1,0 +1,167 @@
+"""LSTM, GRU and plain recurrent layers with the variants that frameworks differ in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from pytest_fwcompare.backends.base import Array, Recorded
+from pytest_fwcompare.diagnose.operations.base import Arguments, Guess, normalised, rule
+from pytest_fwcompare.diagnose.operations.elementwise import hard_sigmoid, sigmoid
+
+GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+
+GATE_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "sigmoid": sigmoid,
+    "hard_sigmoid with slope 1/6": hard_sigmoid,
+    "hard_sigmoid with slope 0.2": lambda x: hard_sigmoid(x, 0.2),
+    "tanh": np.tanh,
+}
+
+CELL_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "tanh": np.tanh,
+    "relu": lambda x: np.maximum(x, 0.0),
+    "sigmoid": sigmoid,
+    "identity": lambda x: x,
+    "hard_tanh": lambda x: np.clip(x, -1.0, 1.0),
+}
+
+
+def _layers(record: Recorded) -> Iterator[Guess]:
+    """Torch's call: input, initial states, then four (two without bias) weights a direction."""
+    name = normalised(record.operation)
+    states = 2 if name == "lstm" else 1
+    x, *rest = record.arguments
+    initial, weights = rest[:states], rest[states:]
+    if x.ndim != 3 or not weights or any(state.ndim != 3 for state in initial):
+        return
+    directions = initial[0].shape[0]
+    each = len(weights) // directions
+    if each not in (2, 4) or each * directions != len(weights):
+        return
+    for batch_first in (record.attributes.get("batch_first", True), True, False):
+        for bidirectional in (record.attributes.get("bidirectional", False), True, False):
+            options = {
+                "cell": name,
+                "batch_first": bool(batch_first),
+                "bidirectional": bool(bidirectional),
+                "biased": each == 4,
+            }
+            for output in range(1 + states):
+                yield (x, *initial, *weights), {**options, "output": output}
+
+
+@rule("recurrent", *GATES, guesses=_layers)
+def recurrent(arguments: Arguments, options: Mapping[str, Any]) -> Array:
+    """One of (output sequence, last hidden states, last cell states), by options["output"].
+
+    Variants by direction ("d0", "d1", ... prefix an option to limit it to one direction of the
+    first layer's numbering): "order" of the gates in the weights, "gate_activation",
+    "cell_activation", "reset_before" (GRU), "forwards" (a backward direction read forwards),
+    "forget_bias", "zero_state", "keep" (batch, time) steps that count.
+    """
+    name = options["cell"]
+    states = 2 if name == "lstm" else 1
+    x, *rest = arguments
+    initial, weights = rest[:states], rest[states:]
+    x = np.swapaxes(x, 0, 1) if options["batch_first"] else x
+    each = 4 if options["biased"] else 2
+    directions = 2 if options["bidirectional"] else 1
+    hidden, cells = [], []
+    for layer in range(initial[0].shape[0] // directions):
+        outputs = []
+        for direction in range(directions):
+            number = layer * directions + direction
+            own = _variants(options, number)
+            block = weights[number * each : (number + 1) * each]
+            start = [state[number] * (0.0 if own.get("zero_state") else 1.0) for state in initial]
+            sequence, last = _direction(name, x, block, start, direction == 1, own)
+            outputs.append(sequence)
+            hidden.append(last[0])
+            cells.append(last[-1])
+        x = np.concatenate(outputs, axis=-1)
+    if options["output"] == 1:
+        return np.stack(hidden)
+    if options["output"] == 2:
+        return np.stack(cells)
+    return np.swapaxes(x, 0, 1) if options["batch_first"] else x
+
+
+def _variants(options: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """Options of one direction: its own over those of all."""
+    prefix = f"d{number}_"
+    own = {key: value for key, value in options.items() if not key.startswith("d")}
+    own.update({k.removeprefix(prefix): v for k, v in options.items() if k.startswith(prefix)})
+    return own
+
+
+def _direction(
+    name: str, x: Array, weights: Any, state: list[Array], backward: bool, own: Mapping[str, Any]
+) -> tuple[Array, list[Array]]:
+    """One direction of one layer over x (time, batch, features): its outputs and last states."""
+    gates = GATES[name]
+    weights = [_reordered(w, gates, own.get("order")) for w in weights]
+    to_gates, recur = weights[0].T, weights[1].T
+    zero = np.zeros(to_gates.shape[1])
+    bias, state_bias = (weights[2], weights[3]) if len(weights) == 4 else (zero, zero)
+    bias = own.get("bias_factor", 1.0) * bias
+    state_bias = own.get("state_bias_factor", 1.0) * state_bias
+    if own.get("forget_bias") and name == "lstm":
+        size = zero.size // 4
+        bias = bias + own["forget_bias"] * (np.arange(zero.size) // size == 1)
+    steps = range(len(x))
+    order = list(reversed(steps)) if backward and not own.get("forwards") else list(steps)
+    keep = own.get("keep")
+    outputs: list[Array] = [np.zeros(0)] * len(x)
+    for step in order:
+        made = _step(name, x[step] @ to_gates + bias, recur, state_bias, state, own)
+        if keep is not None:
+            chosen = np.asarray(keep[:, step : step + 1], bool)
+            made = [np.where(chosen, new, old) for new, old in zip(made, state, strict=True)]
+        state = made
+        outputs[step] = state[0]
+    return np.stack(outputs), state
+
+
+def _step(
+    name: str,
+    inputs: Array,
+    recur: Array,
+    state_bias: Array,
+    state: list[Array],
+    own: Mapping[str, Any],
+) -> list[Array]:
+    """The next states from the gates' input part (batch, gates * units)."""
+    gate = GATE_ACTIVATIONS[own.get("gate_activation", "sigmoid")]
+    squash = CELL_ACTIVATIONS[own.get("cell_activation", "tanh")]
+    h = state[0]
+    if name == "lstm":
+        i, f, g, o = np.split(inputs + h @ recur + state_bias, 4, axis=-1)
+        c = gate(f) * state[1] + gate(i) * squash(g)
+        out = squash(c) if not own.get("linear_output") else c
+        return [gate(o) * out, c]
+    if name == "gru":
+        size = h.shape[-1]
+        rx, zx, nx = np.split(inputs, 3, axis=-1)
+        rh, zh, nh = np.split(h @ recur + state_bias, 3, axis=-1)
+        r, z = gate(rx + rh), gate(zx + zh)
+        if own.get("reset_before"):
+            nh = (r * h) @ recur[:, 2 * size :] + state_bias[2 * size :]
+            new = squash(nx + nh)
+        else:
+            new = squash(nx + r * nh)
+        if own.get("update_swapped"):
+            z = 1.0 - z
+        return [(1.0 - z) * new + z * h]
+    own_squash = CELL_ACTIVATIONS[own.get("cell_activation", name.removeprefix("rnn_"))]
+    return [own_squash(inputs + h @ recur + state_bias)]
+
+
+def _reordered(weight: Array, gates: int, order: Any) -> Array:
+    """Rows of the gates in another order."""
+    if order is None:
+        return weight
+    blocks = np.split(weight, gates, axis=0)
+    return np.concatenate([blocks[gate] for gate in order], axis=0)
