@@ -5,11 +5,12 @@ Structure is drawn (sizes, scale, pattern, places of special values) and a seed,
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
+from queue import Queue
+from threading import Thread
 
 import numpy as np
-from hypothesis import HealthCheck, Phase, given, settings, target
+from hypothesis import HealthCheck, Phase, currently_in_test_context, given, settings, target
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
@@ -127,7 +128,13 @@ def examples(draw: DrawFn, plan: Plan) -> Example:
 
 def run_search(plan: Plan, count: int, evaluate: Callable[[Example], float], seed: int) -> None:
     """See `examples.search`. Runs inside or outside of another Hypothesis test alike."""
+    if currently_in_test_context():
+        _search_aside(plan, count, evaluate, seed)
+    else:
+        _search_here(plan, count, evaluate, seed)
 
+
+def _search_here(plan: Plan, count: int, evaluate: Callable[[Example], float], seed: int) -> None:
     @seeded(seed)
     @settings(
         max_examples=count,
@@ -142,10 +149,51 @@ def run_search(plan: Plan, count: int, evaluate: Callable[[Example], float], see
         if np.isfinite(figure) and figure > 0:
             target(float(np.log10(figure)), label="gap over rounding")
 
-    with warnings.catch_warnings():
-        # A comparison inside a test under @given is a nested search on purpose.
-        warnings.simplefilter("ignore")
-        visit()
+    visit()
+
+
+def _search_aside(plan: Plan, count: int, evaluate: Callable[[Example], float], seed: int) -> None:
+    """A search inside a test under `@given`: Hypothesis has one test a thread.
+
+    The other thread only draws; examples are evaluated here, where the frameworks are used to run.
+    """
+    questions: Queue[Example | None] = Queue()
+    answers: Queue[float | None] = Queue()
+    raised: list[BaseException] = []
+
+    def ask(example: Example) -> float:
+        questions.put(example)
+        answer = answers.get()
+        if answer is None:
+            raise _Abandoned
+        return answer
+
+    def draw() -> None:
+        try:
+            _search_here(plan, count, ask, seed)
+        except _Abandoned:
+            pass
+        except BaseException as error:
+            raised.append(error)
+        finally:
+            questions.put(None)
+
+    thread = Thread(target=draw, name="fwcompare-search", daemon=True)
+    thread.start()
+    try:
+        while (example := questions.get()) is not None:
+            answers.put(evaluate(example))
+    except BaseException:
+        answers.put(None)
+        raise
+    finally:
+        thread.join()
+    if raised:
+        raise raised[0]
+
+
+class _Abandoned(BaseException):
+    """Evaluating failed, so nothing more is to be drawn."""
 
 
 def first_example(plan: Plan) -> Example:
