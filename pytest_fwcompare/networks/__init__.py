@@ -4,6 +4,7 @@ from pytest_fwcompare.networks.base import Layer, Node, ParameterSpec
 from pytest_fwcompare.networks.graph import Graph, Input, Network, Sequential, Step
 from pytest_fwcompare.networks.layers import *  # noqa: F403
 from pytest_fwcompare.networks.layers import __all__ as _layers
+from pytest_fwcompare.networks.random import random_parameters
 
 __all__ = [
     "Graph",
@@ -14,5 +15,6 @@ __all__ = [
     "ParameterSpec",
     "Sequential",
     "Step",
+    "random_parameters",
     *_layers,
 ]

@@ -134,7 +134,8 @@ class Conv3D(Conv):
 class DepthwiseConv2D(Window):
     """y[i, c m + j] = bias[c m + j] + sum over k of x[i s + k d - before, c] kernel[k, c, j].
 
-    Here s is the stride, d the dilation. Every input feature c has its own m = `multiplier` kernels and sees no other feature.
+    Here s is the stride, d the dilation. Every input feature c has its own m = `multiplier`
+    kernels, and an output sees no other feature.
 
     Shapes: x (batch, height, width, in) gives (batch, out, out, in * multiplier), sizes as in
     `Conv`. Parameters: kernel (height, width, in, multiplier), TensorFlow's layout; bias

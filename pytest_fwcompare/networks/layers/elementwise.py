@@ -30,7 +30,8 @@ class Activation(Layer):
     1.6732632423543772848170429916717 (Klambauer et al. 2017, arXiv:1706.02515). hard_sigmoid:
     min(max(x / 6 + 1/2, 0), 1). hard_silu: x hard_sigmoid(x).
 
-    At a kink the derivative is that of the left or lower side: relu'(0) = 0, relu6'(6) = 0.
+    At a kink the derivative is that of the flat side (relu, relu6, hard_sigmoid, hard_silu, whose
+    upper side has 1), else that of the side below zero (leaky_relu, elu, selu), as in torch.
 
     Args:
         function: one of these names.
