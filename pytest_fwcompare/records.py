@@ -154,6 +154,7 @@ class Timing:
         shapes: sizes of the timed call.
         shared_machine: True under pytest-xdist, where other workers disturb the clock.
         peak_bytes: peak memory of the run, None where it was not measured.
+        synchronised: False if calls returned before their work was done; the figures mislead.
     """
 
     framework: str
@@ -166,6 +167,7 @@ class Timing:
     device: str = "cpu"
     shared_machine: bool = False
     peak_bytes: int | None = None
+    synchronised: bool = True
 
 
 @dataclass(frozen=True)
@@ -294,9 +296,7 @@ def decode(data: Any, kind: Any, where: str) -> Any:
             )
             if name not in data and not optional:
                 raise UsageError(f"{where}: missing key {name!r}")
-        made = {
-            name: decode(item, hints[name], f"{where}.{name}") for name, item in data.items()
-        }
+        made = {name: decode(item, hints[name], f"{where}.{name}") for name, item in data.items()}
         return typing.cast(Any, kind)(**made)
     if origin in (typing.Union, types.UnionType):
         if data is None:

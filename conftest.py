@@ -1,0 +1,17 @@
+"""For the whole checkout: the plugin's own fixtures, also where it is not installed."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import PackageNotFoundError, distribution
+
+# Read once, when a framework is imported; see DESIGN on oneDNN and on the order of imports.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+pytest_plugins = ["pytester"]
+try:
+    distribution("pytest-fwcompare")
+except PackageNotFoundError:  # a machine where nothing can be installed
+    pytest_plugins.append("pytest_fwcompare.plugin")
