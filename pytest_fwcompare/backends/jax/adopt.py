@@ -13,7 +13,6 @@ import numpy as np
 from pytest_fwcompare.backends.base import (
     Argument,
     Array,
-    Gradients,
     Parameter,
     Pass,
     Precision,
@@ -22,8 +21,9 @@ from pytest_fwcompare.backends.base import (
 )
 from pytest_fwcompare.backends.jax.models import Twin, Values, is_float
 from pytest_fwcompare.backends.jax.outputs import Outputs
-from pytest_fwcompare.backends.jax.shadow import Lift, is_narrow, lifted
-from pytest_fwcompare.errors import ModelError
+from pytest_fwcompare.backends.jax.passes import JaxPass, to_numpy
+from pytest_fwcompare.backends.jax.shadow import Lift, lifted
+from pytest_fwcompare.errors import ModelError, UsageError
 
 
 @contextlib.contextmanager
@@ -37,14 +37,6 @@ def x64(enabled: bool) -> Iterator[None]:
         context = enable_x64(enabled)
     with context:
         yield
-
-
-def to_numpy(value: Any) -> Array:
-    """A NumPy array; bfloat16 and float8 as float32."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "biufc" and is_narrow(array.dtype):
-        return array.astype(np.float32)
-    return array
 
 
 def quick_jit(function: Callable[..., Any], device: Any) -> Any:
@@ -95,7 +87,7 @@ class JaxSide(Side):
         """The twin, with the working weights last loaded."""
         if self._unwritten:
             unwritten, self._unwritten = self._unwritten, {}
-            with self._context("working"):
+            with self.context("working"):
                 self.twin.write(self._with_aliases(unwritten))
         return self.twin.model
 
@@ -120,8 +112,8 @@ class JaxSide(Side):
 
     def load(self, values: Mapping[str, Array], precision: Precision) -> None:
         known = {parameter.name: parameter for parameter in self._parameters}
-        held = dict(self._values(precision))
-        with self._context(precision):
+        held = dict(self.values(precision))
+        with self.context(precision):
             for name, value in values.items():
                 if name not in known or tuple(np.shape(value)) != known[name].shape:
                     wanted = f"shape {known[name].shape}" if name in known else "no such name"
@@ -142,13 +134,13 @@ class JaxSide(Side):
     def _dtype_of(self, precision: Precision) -> Any:
         return np.dtype(np.float64) if precision == "double" else self.dtype
 
-    def _values(self, precision: Precision) -> Values:
+    def values(self, precision: Precision) -> Values:
         """Float arrays for the passes in that precision, tied ones once."""
         if precision in self._loaded:
             return self._loaded[precision]
         if precision not in self._own:
             held = {name: value for name, value, _ in self.twin.leaves()}
-            with self._context(precision):
+            with self.context(precision):
                 self._own[precision] = {
                     p.name: self._array(held[p.name], precision) for p in self._parameters
                 }
@@ -165,7 +157,7 @@ class JaxSide(Side):
         return jax.numpy.asarray(array if short is None else array.astype(short))
 
     @contextlib.contextmanager
-    def _context(self, precision: Precision) -> Iterator[None]:
+    def context(self, precision: Precision) -> Iterator[None]:
         """64-bit mode as the precision needs it, on the device, without TF32."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(x64(self._dtype_of(precision).itemsize == 8))
@@ -175,7 +167,7 @@ class JaxSide(Side):
             yield
 
     @contextlib.contextmanager
-    def _errors(self, stage: str) -> Iterator[None]:
+    def errors(self, stage: str) -> Iterator[None]:
         try:
             yield
         except ModelError:
@@ -234,7 +226,7 @@ class JaxSide(Side):
         self, arguments: Sequence[Argument], precision: Precision
     ) -> tuple[Values, Values, Values, Call]:
         """Trained values, float inputs, all other values, and the rest of the call."""
-        values = self._values(precision)
+        values = self.values(precision)
         trained = {p.name: values[p.name] for p in self._parameters if p.trainable}
         fixed = {name: value for name, value in values.items() if name not in trained}
         floats: Values = {}
@@ -255,11 +247,13 @@ class JaxSide(Side):
         record: bool = False,
     ) -> Pass:
         stage = "shadow" if precision == "double" else "forward"
-        with self._errors("record" if record else stage), self._context(precision):
-            call = self.given(arguments, precision)
-            program = self._program(precision, training, gradients)
-            outputs, changed, *pull = program(*call)
-            made = JaxPass(self, precision, outputs, changed, pull[0] if pull else None)
+        with self.errors("record" if record else stage), self.context(precision):
+            if record:
+                made, changed = self._recorded(arguments, precision, training)
+            else:
+                call = self.given(arguments, precision)
+                outputs, changed, *pull = self._program(precision, training, gradients)(*call)
+                made = JaxPass(self, precision, outputs, changed, pull[0] if pull else None)
         self.leaks = list(self.lift.leaks)
         self.rounded_constants = list(self.lift.rounded)
         if not training:
@@ -269,32 +263,41 @@ class JaxSide(Side):
                     self._others[name] = value
         return made
 
+    def _recorded(
+        self, arguments: Sequence[Argument], precision: Precision, training: bool
+    ) -> tuple[JaxPass, Values]:
+        from pytest_fwcompare.backends.jax.record import record_pass
+
+        if precision != "double":
+            raise UsageError("jax: only a pass in double precision can be recorded")
+        return record_pass(self, arguments, training), {}
+
     def stopwatch(
         self, arguments: Sequence[Argument], cotangents: Mapping[str, Array] | None
     ) -> Stopwatch:
-        with self._errors("forward"), self._context("working"):
+        with self.errors("forward"), self.context("working"):
             call = self.given(arguments, "working")
             plain = self._program("working", False, False)
             differentiated = self._program("working", False, True)
 
         def forward() -> None:
-            with self._context("working"):
+            with self.context("working"):
                 jax.block_until_ready(plain(*call)[0])
 
         if cotangents is None:
             return Stopwatch(forward, None)
         first = self.forward(arguments, precision="working")
         assert isinstance(first, JaxPass)
-        with self._context("working"):
+        with self.context("working"):
             pulled = first.seeds(cotangents)
 
         def forward_backward() -> None:
-            with self._context("working"):
+            with self.context("working"):
                 outputs, _, pull = differentiated(*call)
                 jax.block_until_ready((outputs, self.pull(pull, pulled, "working")))
 
         def backward() -> None:
-            with self._context("working"):
+            with self.context("working"):
                 jax.block_until_ready(self.pull(first.pulled, pulled, "working"))
 
         return Stopwatch(forward, forward_backward, backward)
@@ -304,6 +307,10 @@ class JaxSide(Side):
         if precision == "double" or self.mode != "eager":
             return self._pulls[precision](pull, cotangents)
         return pull(cotangents)
+
+    def quickly(self, function: Callable[..., Any]) -> Any:
+        """The function compiled for few runs."""
+        return quick_jit(function, self.device)
 
     def close(self) -> None:
         self._programs.clear()
@@ -337,52 +344,6 @@ class Call:
             [every[name] for name, keyword in self.order if not keyword],
             {name: every[name] for name, keyword in self.order if keyword},
         )
-
-
-class JaxPass(Pass):
-    """One forward pass; `pulled` is its backward function."""
-
-    def __init__(
-        self, side: JaxSide, precision: Precision, outputs: Outputs, changed: Values, pulled: Any
-    ) -> None:
-        self.side, self.precision, self.pulled = side, precision, pulled
-        self._structs = [(n, a.shape, a.dtype, is_float(a)) for n, a in outputs.items()]
-        self.outputs = {name: to_numpy(array) for name, array in outputs.items()}
-        self.skipped = dict(outputs.skipped)
-        names = {parameter.name for parameter in side.parameters()}
-        self._changed = {name: to_numpy(a) for name, a in changed.items() if name in names}
-        self._kept = {p.name for p in side.parameters() if not p.trainable}
-
-    def seeds(self, cotangents: Mapping[str, Array]) -> list[Any]:
-        """Cotangents of the float outputs in order, zeros where none is given."""
-        return [
-            jax.numpy.asarray(np.broadcast_to(np.asarray(cotangents.get(name, 0.0)), shape), dtype)
-            for name, shape, dtype, floating in self._structs
-            if floating
-        ]
-
-    def backward(self, cotangents: Mapping[str, Array]) -> Gradients:
-        side = self.side
-        if self.pulled is None:
-            raise ModelError(
-                side.role, "backward", "this pass was made with gradients=False, or taken back"
-            )
-        with side._errors("backward"), side._context(self.precision):
-            trained, floats = side.pull(self.pulled, self.seeds(cotangents), self.precision)
-            self.pulled = None
-            return Gradients(
-                inputs={name: to_numpy(value) for name, value in floats.items()},
-                parameters={name: to_numpy(value) for name, value in trained.items()},
-            )
-
-    def buffers(self) -> dict[str, Array]:
-        if not self._kept:
-            return {}
-        held = self.side._values(self.precision)
-        return {
-            name: self._changed[name] if name in self._changed else to_numpy(held[name])
-            for name in self._kept
-        }
 
 
 def describe(error: Exception) -> str:

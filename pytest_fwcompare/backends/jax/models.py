@@ -8,7 +8,7 @@ import dataclasses
 import inspect
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -91,13 +91,15 @@ class Twin(ABC):
 
     Attributes:
         model: the native object.
-        root: the object at which attribute paths start, for module names.
+        started: told the object that is about to be called, at every trace.
     """
 
     model: Any
+    started: Callable[[Any], None] | None = None
 
     @property
     def root(self) -> Any:
+        """The object at which the names of arrays start."""
         return self.model
 
     @abstractmethod
@@ -117,11 +119,6 @@ class Twin(ABC):
     def structure(self) -> Any:
         """What the function depends on besides arrays; another value means: trace again."""
         return None
-
-    @contextlib.contextmanager
-    def named_modules(self) -> Iterator[None]:
-        """While this is entered, calls of submodules are visible in name stacks."""
-        yield
 
     def owner(self, path: str) -> tuple[str, Any]:
         """Path and object of the layer that owns an array, ("", None) where there is none."""
@@ -195,7 +192,7 @@ class TreeTwin(Twin):
         self.function = function
 
     @property
-    def model(self) -> Any:  # type: ignore[override]
+    def model(self) -> Any:
         return self.tree if self.function is None else (self.function, self.tree)
 
     @property
@@ -249,6 +246,8 @@ class TreeTwin(Twin):
         flat, structure = self._flat()
         leaves = [values.get(path_name(path), leaf) for path, leaf in flat]
         tree = jax.tree_util.tree_unflatten(structure, leaves)
+        if self.started is not None:
+            self.started(tree)
         if self.function is None:
             return tree(*arguments, **keywords), {}
         return self.function(tree, *arguments, **keywords), {}
@@ -327,6 +326,8 @@ class NnxTwin(Twin):
         model = nnx.merge(graph, jax.tree_util.tree_unflatten(structure, leaves))
         if training and hasattr(model, "train"):
             model.train()
+        if self.started is not None:
+            self.started(model)
         output = model(*arguments, **keywords)
         flat_after, _ = jax.tree_util.tree_flatten_with_path(nnx.state(model))
         after = {self._name(path): leaf for path, leaf in flat_after}

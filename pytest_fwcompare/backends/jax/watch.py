@@ -1,0 +1,136 @@
+"""Shows in a trace which module ran what: name scopes and marks around calls of submodules."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from jax.ad_checkpoint import checkpoint_name
+
+from pytest_fwcompare.backends.jax.models import EquinoxTwin, LinenTwin, NnxTwin, Twin, is_float
+
+SCOPE = re.compile(r"module<([^<>]*)>")
+"""A name scope that stands for a module path."""
+
+MARK = "module-output"
+"""Start of the name of a marked module output: "module-output|path|class"."""
+
+
+PARTS = ("Module", "List", "Dict", "Sequential")
+"""Classes of flax and equinox that are modules or hold some."""
+
+
+def scope_path(name_stack: Any) -> str | None:
+    """The module path in a name stack: the innermost module's, or the user's own scopes."""
+    text = str(name_stack)
+    if found := SCOPE.findall(text):
+        return str(found[-1])
+    scopes = [word for word in text.split("/") if word and "(" not in word]
+    return ".".join(scopes) or None
+
+
+def marked(output: Any, path: str, kind: str) -> Any:
+    """The same output, its float arrays marked as those of a module."""
+    return jax.tree_util.tree_map(
+        lambda leaf: checkpoint_name(leaf, f"{MARK}|{path}|{kind}") if is_float(leaf) else leaf,
+        output,
+    )
+
+
+@contextlib.contextmanager
+def watched(twin: Twin) -> Iterator[None]:
+    """While entered, calls of a twin's submodules are scoped and their outputs marked.
+
+    The classes of the submodules are changed for that while and put back.
+    """
+    if isinstance(twin, LinenTwin):
+        with _linen():
+            yield
+        return
+    if not isinstance(twin, (EquinoxTwin, NnxTwin)):
+        yield
+        return
+    paths: dict[int, tuple[Any, str]] = {}
+    changed: dict[type, Any] = {}
+
+    def started(model: Any) -> None:
+        for path, module in submodules(model):
+            paths.setdefault(id(module), (module, path))
+            for cls in type(module).__mro__:
+                if "__call__" in vars(cls):
+                    if cls not in changed:
+                        changed[cls] = vars(cls)["__call__"]
+                        type.__setattr__(cls, "__call__", _scoped(changed[cls], paths))
+                    break
+
+    twin.started = started
+    try:
+        yield
+    finally:
+        twin.started = None
+        for cls, original in changed.items():
+            type.__setattr__(cls, "__call__", original)
+
+
+def _scoped(original: Any, paths: dict[int, tuple[Any, str]]) -> Callable[..., Any]:
+    def call(self: Any, /, *arguments: Any, **keywords: Any) -> Any:
+        bound = original.__get__(self, type(self))
+        _, path = paths.get(id(self), (None, ""))
+        if not path:
+            return bound(*arguments, **keywords)
+        with jax.named_scope(f"module<{path}>"):
+            return marked(bound(*arguments, **keywords), path, type(self).__name__)
+
+    return call
+
+
+@contextlib.contextmanager
+def _linen() -> Iterator[None]:
+    import flax.linen
+
+    def interceptor(call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
+        path = ".".join(context.module.path)
+        if not path or context.method_name != "__call__":
+            return call(*arguments, **keywords)
+        with jax.named_scope(f"module<{path}>"):
+            return marked(call(*arguments, **keywords), path, type(context.module).__name__)
+
+    with flax.linen.intercept_methods(interceptor):
+        yield
+
+
+def submodules(model: Any) -> list[tuple[str, Any]]:
+    """Path and object of every callable module within a model, each object once."""
+    found: list[tuple[str, Any]] = []
+    seen: set[int] = set()
+    waiting: list[tuple[str, Any]] = [("", model)]
+    while waiting:
+        path, item = waiting.pop()
+        if id(item) in seen:
+            continue
+        children = _children(item)
+        if children is None:
+            continue
+        seen.add(id(item))
+        if callable(item):
+            found.append((path, item))
+        waiting += [(f"{path}.{k}" if path else str(k), v) for k, v in reversed(children)]
+    return found
+
+
+def _children(item: Any) -> list[tuple[Any, Any]] | None:
+    """Named parts of a module or container; None for anything else."""
+    if isinstance(item, dict):
+        return list(item.items())
+    if isinstance(item, (list, tuple)):
+        return list(enumerate(item))
+    kinds = {(base.__module__.partition(".")[0], base.__name__) for base in type(item).__mro__}
+    if not kinds & {(library, kind) for library in ("flax", "equinox") for kind in PARTS}:
+        return None
+    if type(item).__name__ == "List":
+        return list(enumerate(item))
+    fields = getattr(type(item), "__dataclass_fields__", None) or getattr(item, "__dict__", {})
+    return [(k, getattr(item, k, None)) for k in fields if not k.startswith("_")]
