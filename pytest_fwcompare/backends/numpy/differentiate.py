@@ -9,8 +9,7 @@ import numpy as np
 from autograd import make_vjp
 from autograd.builtins import tuple as traced_tuple
 
-Array = np.ndarray
-Value = Any
+from pytest_fwcompare.backends.numpy.traced import Array, Value
 
 
 def pulled(

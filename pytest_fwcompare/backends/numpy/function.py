@@ -19,7 +19,7 @@ from pytest_fwcompare.backends.base import (
 )
 from pytest_fwcompare.backends.numpy.differentiate import pulled
 from pytest_fwcompare.backends.numpy.models import NumpyFunction
-from pytest_fwcompare.backends.numpy.side import cast, void
+from pytest_fwcompare.backends.numpy.side import by_kind, cast, void
 from pytest_fwcompare.errors import ModelError, UsageError
 
 ADVICE = (
@@ -101,11 +101,7 @@ class FunctionPass(Pass):
         gradients = pull(cotangents)
         if not any(map(np.any, gradients.values())) and any(map(np.any, cotangents.values())):
             self._check_dependence(gradients)
-        inputs, parameters = {}, {}
-        for name, value in gradients.items():
-            kind, _, rest = name.partition(" ")
-            (inputs if kind == "input" else parameters)[rest] = value
-        return Gradients(inputs, parameters)
+        return by_kind(gradients)
 
     def _check_dependence(self, gradients: Mapping[str, Array]) -> None:
         """Gradients that are all zero: does the function really not depend on its arguments?"""

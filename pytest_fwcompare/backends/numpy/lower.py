@@ -17,12 +17,10 @@ import numpy as np
 from autograd.tracer import getval
 
 from pytest_fwcompare.backends.numpy import elementwise, primitives, windows
+from pytest_fwcompare.backends.numpy.traced import Value
 from pytest_fwcompare.networks import layers as described
 from pytest_fwcompare.networks.base import Layer
 from pytest_fwcompare.networks.layers.windows import expand, span
-
-Value = Any
-"""An array, or autograd's box of one."""
 
 
 @dataclass
@@ -126,7 +124,7 @@ def _geometry(layer: Any, x: Value) -> windows.Geometry:
         stride=expand(layer.strides if pool else layer.stride, axes),
         dilation=(1,) * axes if pool else expand(layer.dilation, axes),
         pads=layer.pads(*space),
-        out=layer.infer(x.shape)[1:-1],
+        out=tuple(int(size) for size in layer.infer(x.shape)[1:-1]),
     )
 
 
@@ -160,7 +158,7 @@ def _conv_transpose(layer: described.ConvTranspose, use: Use) -> Value:
     axes = len(space)
     kernel, stride = expand(layer.kernel_size, axes), expand(layer.stride, axes)
     dilation = expand(layer.dilation, axes)
-    out = layer.infer(use.x.shape)[1:-1]
+    out = tuple(int(size) for size in layer.infer(use.x.shape)[1:-1])
     first = tuple(before for before, _ in layer.crops())
     full = tuple(
         max((n - 1) * s + span(k, d), start + cells)

@@ -129,12 +129,11 @@ def is_function(model: object) -> bool:
     modules.append(getattr(model, "__module__", None) or "")
     if any(module.partition(".")[0] in FRAMEWORKS for module in modules):
         return False
-    if isinstance(model, np.ufunc):
-        return True
     try:
         parameters = inspect.signature(model).parameters.values()
     except (TypeError, ValueError):
-        return False
+        # Universal functions of older NumPy have no signature, but always an input.
+        return type(model).__name__ == "ufunc"
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     return any(p.kind in positional and p.default is p.empty for p in parameters)
 

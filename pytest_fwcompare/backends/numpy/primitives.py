@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from autograd.extend import defvjp, primitive
+from autograd.extend import defvjp
 
-Array = np.ndarray
-Value = Any
-"""An array, or autograd's box of one."""
+from pytest_fwcompare.backends.numpy.traced import Array, primitive
 
 
 def _rows(x: Array) -> Array:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import autograd.numpy as anp
 import numpy as np
@@ -13,9 +12,9 @@ from autograd.tracer import getval
 from pytest_fwcompare.backends.numpy.elementwise import relu, sigmoid, tanh
 from pytest_fwcompare.backends.numpy.lower import Use, compute, lowers
 from pytest_fwcompare.backends.numpy.primitives import dense
+from pytest_fwcompare.backends.numpy.traced import Value
 from pytest_fwcompare.networks import layers as described
 
-Value = Any
 Step = Callable[[Value, Value], tuple[Value, Value]]
 """From the step's product with the kernel and the state to the next state and the output."""
 

@@ -13,12 +13,11 @@ from pytest_fwcompare.backends.base import Array, Recorded
 from pytest_fwcompare.backends.numpy import recurrent  # noqa: F401  (registers its layers)
 from pytest_fwcompare.backends.numpy.lower import State, Use, compute
 from pytest_fwcompare.backends.numpy.primitives import tap
+from pytest_fwcompare.backends.numpy.traced import Value
 from pytest_fwcompare.networks.base import Layer
 from pytest_fwcompare.networks.graph import Network
 
 __all__ = ["Recorder", "State", "evaluate"]
-
-Value = Any
 
 
 class Recorder:

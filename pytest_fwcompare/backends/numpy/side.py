@@ -54,11 +54,7 @@ class NetworkPass(Pass):
         if self._pull is None:
             raise ModelError(self._side.role, "backward", "the pass was made with gradients=False")
         gradients = self._pull(cotangents)
-        inputs, parameters = {}, {}
-        for name, value in gradients.items():
-            kind, _, rest = name.partition(" ")
-            (inputs if kind == "input" else parameters)[rest] = value
-        return Gradients(inputs, parameters)
+        return by_kind(gradients)
 
     def buffers(self) -> dict[str, Array]:
         return dict(self._state.buffers)
@@ -201,6 +197,15 @@ class NetworkSide(Side):
             return Stopwatch(forward, None)
         kept = self.forward(arguments, precision="working")
         return Stopwatch(forward, forward_backward, lambda: void(kept.backward(cotangents)))
+
+
+def by_kind(gradients: Mapping[str, Array]) -> Gradients:
+    """Gradients of "input name" and "parameter name" by what they belong to."""
+    found: dict[str, dict[str, Array | None]] = {"input": {}, "parameter": {}}
+    for name, value in gradients.items():
+        kind, _, rest = name.partition(" ")
+        found[kind][rest] = value
+    return Gradients(found["input"], found["parameter"])
 
 
 def void(_: object) -> None:

@@ -11,9 +11,9 @@ from itertools import product
 from math import prod
 
 import numpy as np
-from autograd.extend import defvjp, primitive
+from autograd.extend import defvjp
 
-Array = np.ndarray
+from pytest_fwcompare.backends.numpy.traced import Array, primitive
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def _unrows(geometry: Geometry, rows: Array, batch: int) -> Array:
 
 
 def _kernels(kernel: Array, groups: int) -> Array:
-    """Kernel (*kernel, in / groups, filters) as (groups, kernel * in / groups, filters / groups)."""
+    """Kernels by group: (groups, kernel * in / groups, filters / groups)."""
     filters = kernel.shape[-1] // groups
     return kernel.reshape(-1, groups, filters).transpose(1, 0, 2)
 
