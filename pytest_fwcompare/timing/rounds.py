@@ -1,4 +1,4 @@
-"""Interleaved rounds: every framework a slot a round, so that a drifting machine hurts all alike."""
+"""Rounds in turns: a slot a round for every framework, so that drift hurts all alike."""
 
 from __future__ import annotations
 

@@ -1,0 +1,49 @@
+# Two commands for a fresh machine with Python, pip and make:
+#   make compare   run the examples in every framework
+#   make test      linters, type checker and the whole test suite
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.complete
+WORKERS ?= 2
+
+# Every worker of the test suite computes on its own; they must not fight for processors.
+ONE_THREAD := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
+
+.PHONY: compare test lint types suite test-slow test-cuda clean
+
+compare: $(STAMP)
+	$(BIN)/python -m pytest --fwcompare examples $(ARGS)
+
+test: lint types suite
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+suite: $(STAMP)
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not cuda" tests $(ARGS)
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow tests $(ARGS)
+
+# Takes the environment as it is: a machine with a GPU often has its frameworks and no network.
+test-cuda:
+	PYTHONPATH=. $$(test -f $(STAMP) && echo $(BIN)/python || echo $(PYTHON)) \
+		-m pytest -m cuda tests $(ARGS)
+
+# The stamp is written last, so that an installation that was cut off is taken up again.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V)"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build
