@@ -1,0 +1,135 @@
+"""Adopts Keras 3 models: functional, sequential, subclassed, and single layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from pytest_fwcompare.backends.base import Argument
+from pytest_fwcompare.backends.tensorflow.layers_tree import all_layers, layer_owned
+from pytest_fwcompare.backends.tensorflow.side import Owned, TensorFlowSide
+from pytest_fwcompare.errors import FrameworkUnavailable
+
+
+def adopt(model: Any, *, dtype: str, device: str, mode: str, own: bool) -> KerasSide:
+    """The side for a Keras 3 model.
+
+    Raises:
+        FrameworkUnavailable: Keras runs on another backend in this process.
+    """
+    if (found := keras.backend.backend()) != "tensorflow":
+        raise FrameworkUnavailable(
+            f"framework 'keras' is adopted on its TensorFlow backend, but this process imported "
+            f"Keras on {found!r}; set KERAS_BACKEND=tensorflow before the first import of keras"
+        )
+    return KerasSide(model, dtype=dtype, device=device, mode=mode, own=own)
+
+
+class KerasSide(TensorFlowSide):
+    """A Keras 3 model, run in place."""
+
+    framework = "keras"
+
+    def all_variables(self) -> list[Any]:
+        """Weights, seeds and counters, and the process' own seed if there is one."""
+        variables = list(self.model.variables)
+        world = keras.src.backend.common.global_state.get_global_attribute("global_seed_generator")
+        if world is not None:
+            variables.append(world.state)
+        return [v.value if isinstance(v, keras.Variable) else v for v in variables]
+
+    def list_owned(self) -> list[Owned]:
+        """By path, e.g. "encoder/block0/mix/to_q/kernel"."""
+        if not self.model.built:
+            return []
+        return layer_owned(self.model, lambda v: str(v.path), lambda v: v.value)
+
+    def autograph(self) -> bool:
+        """Keras code has no Python conditions on tensors in graphs."""
+        return False
+
+    def prepare(self, arguments: Sequence[Argument]) -> None:
+        """Build a model that has not been called yet."""
+        if self.model.built and self._owned is not None:
+            return
+        if any(not layer.built for layer in all_layers(self.model)):
+            with self._explained("forward"), tf.device(self.device):
+                self.call(arguments, self.tensors(arguments), False)
+            self._owned = None
+        self._entries()
+
+    def traced(self) -> None:
+        """Losses that layers added while they were traced belong to a graph that is gone."""
+        self.model._clear_losses()
+
+    def tensors(self, arguments: Sequence[Argument]) -> list[Any]:
+        """Inputs in the working dtype, integers as a functional model wants them."""
+        made = super().tensors(arguments)
+        wanted = self._inputs()
+        if len(wanted) != len(made):
+            return made
+        return [
+            tf.cast(tensor, tensor_like.dtype)
+            if not tensor.dtype.is_floating and not tf.as_dtype(tensor_like.dtype).is_floating
+            else tensor
+            for tensor, tensor_like in zip(made, wanted, strict=True)
+        ]
+
+    def _inputs(self) -> list[Any]:
+        """Symbolic inputs of a functional model in order; none for other models."""
+        if not isinstance(self.model, keras.models.Model) or not hasattr(
+            self.model, "_inputs_struct"
+        ):
+            return []
+        return list(keras.tree.flatten(self.model._inputs_struct))
+
+    def call(self, arguments: Sequence[Argument], tensors: Sequence[Any], training: bool) -> Any:
+        """Several inputs of a functional model go in by the structure it was made with."""
+        positional = [t for a, t in zip(arguments, tensors, strict=True) if not a.keyword]
+        named = {a.name: t for a, t in zip(arguments, tensors, strict=True) if a.keyword}
+        structure = getattr(self.model, "_inputs_struct", None)
+        if structure is not None and len(keras.tree.flatten(structure)) == len(arguments) > 1:
+            by_name = {a.name: t for a, t in zip(arguments, tensors, strict=True)}
+            if isinstance(structure, dict) and set(structure) == set(by_name):
+                positional, named = [{key: by_name[key] for key in structure}], {}
+            else:
+                flat = list(tensors)
+                positional, named = [keras.tree.pack_sequence_as(structure, flat)], {}
+        if self.model._call_has_training_arg:
+            return self.model(*positional, training=training, **named)
+        with training_context(self.model, training):
+            return self.model(*positional, **named)
+
+
+def training_context(model: Any, training: bool) -> Any:
+    """What the layers inside a model without a `training` argument take as their mode."""
+    from keras.src.layers import layer as layers
+
+    if not training:
+        import contextlib
+
+        return contextlib.nullcontext()
+    return layers_context(layers, model)
+
+
+class layers_context:  # noqa: N801
+    """Opens Keras' call context with `training=True` for calls inside it."""
+
+    def __init__(self, layers: Any, model: Any) -> None:
+        self.layers, self.model = layers, model
+
+    def __enter__(self) -> None:
+        from keras.src.backend.common import global_state
+
+        self.before = global_state.get_global_attribute("current_call_ctx")
+        context = self.layers.CallContext(entry_layer=None)
+        context.training = True
+        global_state.set_global_attribute("current_call_ctx", context)
+
+    def __exit__(self, *_: object) -> None:
+        from keras.src.backend.common import global_state
+
+        global_state.set_global_attribute("current_call_ctx", self.before)

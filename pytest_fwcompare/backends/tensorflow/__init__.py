@@ -1,0 +1,115 @@
+"""TensorFlow without Keras 3: `tf.Module`, `tf.function`, SavedModels, legacy `tf_keras` models."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_fwcompare.backends.base import Backend, Built, Side
+
+if TYPE_CHECKING:
+    from pytest_fwcompare.networks import Network
+
+FUNCTIONS = ("tensorflow.python.eager.", "tensorflow.python.saved_model.")
+"""Modules of the classes of `tf.function`, concrete functions and loaded SavedModels."""
+
+
+def prepare_import() -> None:
+    """Settings that count only before TensorFlow's first import; the user's own stay."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # oneDNN's 1x1 stride-2 filter gradient corrupts memory in TensorFlow 2.21.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+
+def class_modules(model: object) -> list[str]:
+    """Modules of the classes of an object, most derived first."""
+    return [kind.__module__ for kind in type(model).__mro__]
+
+
+def is_keras3(model: object) -> bool:
+    """True for a layer or model of Keras 3."""
+    return any(
+        kind.__module__.startswith("keras.src.layers.layer") and kind.__name__ == "Layer"
+        for kind in type(model).__mro__
+    )
+
+
+class TensorFlowBackend(Backend):
+    """Raw TensorFlow on the CPU or a GPU."""
+
+    name = "tensorflow"
+    distribution = "tensorflow-cpu"
+    imports = ("tensorflow",)
+    devices = ("cpu", "cuda")
+    modes = ("eager", "graph", "compiled")
+    dtypes = ("float32", "float64", "float16", "bfloat16")
+
+    def version(self) -> str:
+        """Version of TensorFlow."""
+        prepare_import()
+        import tensorflow as tf
+
+        return str(tf.__version__)
+
+    def device_names(self) -> list[str]:
+        """The CPU and each GPU that TensorFlow sees."""
+        prepare_import()
+        import tensorflow as tf
+
+        return ["cpu", *(f"cuda:{i}" for i in range(len(tf.config.list_physical_devices("GPU"))))]
+
+    def owns(self, model: object) -> bool:
+        """True for the kinds named above, and for the path of a SavedModel folder."""
+        if isinstance(model, (str, Path)):
+            return (Path(model) / "saved_model.pb").is_file()
+        if is_keras3(model) or isinstance(model, type):
+            return False
+        return any(
+            module == "tensorflow.python.module.module"
+            or module.startswith(("tf_keras.", *FUNCTIONS))
+            for module in class_modules(model)
+        )
+
+    def adopt(self, model: Any, *, dtype: str, device: str, mode: str, own: bool) -> Side:
+        """Take a model as it is; a path is loaded first."""
+        prepare_import()
+        from pytest_fwcompare.backends.tensorflow.adopt import adopt
+
+        return adopt(model, dtype=dtype, device=device, mode=mode, own=own)
+
+    def build(self, network: Network, *, dtype: str = "float32", device: str = "cpu") -> Built:
+        """A described network as a `tf.Module`."""
+        prepare_import()
+        from pytest_fwcompare.backends.tensorflow.build import build
+
+        return build(network, dtype=dtype, device=device)
+
+    def environment(self) -> dict[str, Any]:
+        """Version, threads, oneDNN, determinism and TF32 flags."""
+        prepare_import()
+        import tensorflow as tf
+
+        return {
+            "version": self.version(),
+            "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
+            "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
+            "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default"),
+            "deterministic_ops": os.environ.get("TF_DETERMINISTIC_OPS", "0") == "1"
+            or bool(tf.config.experimental.is_op_determinism_enabled())
+            if hasattr(tf.config.experimental, "is_op_determinism_enabled")
+            else os.environ.get("TF_DETERMINISTIC_OPS", "0") == "1",
+            "tf32": bool(tf.config.experimental.tensor_float_32_execution_enabled()),
+        }
+
+    def set_threads(self, count: int) -> None:
+        """Use that many threads, if TensorFlow has not started its pools yet."""
+        prepare_import()
+        import contextlib
+
+        import tensorflow as tf
+
+        with contextlib.suppress(RuntimeError):  # the pools are there: nothing can be changed
+            tf.config.threading.set_intra_op_parallelism_threads(count)
+            tf.config.threading.set_inter_op_parallelism_threads(count)

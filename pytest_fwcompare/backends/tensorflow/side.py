@@ -1,0 +1,544 @@
+"""Runs an adopted TensorFlow or Keras model: working passes, float64 passes, timing."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from pytest_fwcompare.backends.base import (
+    Argument,
+    Array,
+    Gradients,
+    Parameter,
+    Pass,
+    Precision,
+    Recorded,
+    Side,
+    Stopwatch,
+)
+from pytest_fwcompare.backends.tensorflow.outputs import flatten
+from pytest_fwcompare.backends.tensorflow.record import RecordingShadow
+from pytest_fwcompare.backends.tensorflow.shadow import Shadow, float64, trace_model
+from pytest_fwcompare.errors import ModelError
+
+Call = Callable[[Sequence[Any]], tuple[dict[str, Any], dict[str, str]]]
+
+
+@dataclass
+class Owned:
+    """A parameter with the variable that holds it."""
+
+    parameter: Parameter
+    variable: Any
+
+
+def to_numpy(tensor: Any) -> Array:
+    """The values of a tensor or variable; bfloat16 as float32."""
+    value = np.asarray(tensor.numpy())
+    return value.astype(np.float32) if value.dtype.name == "bfloat16" else value
+
+
+def reason(error: BaseException) -> str:
+    """What the framework said, without the internal frames that it appends."""
+    text = str(error).strip() or type(error).__name__
+    return f"{type(error).__name__}: {text.split('[Op:')[0].strip()[:1500]}"
+
+
+class TensorFlowSide(Side):
+    """A model of TensorFlow, run in place: its state is kept and put back by `close`.
+
+    Subclasses say how a model lists its variables, is called, and what else it holds.
+    """
+
+    framework = "tensorflow"
+
+    def __init__(self, model: Any, *, dtype: str, device: str, mode: str, own: bool) -> None:
+        self.model = model
+        self.dtype = tf.as_dtype(dtype)
+        self.device = device_name(device)
+        self.mode = mode
+        self.own = own
+        self.leaks: list[str] = []
+        self.rounded_constants: list[str] = []
+        self._owned: list[Owned] | None = None
+        self._doubles: dict[int, tuple[Any, Any]] = {}
+        self._double_values: dict[str, Array] = {}
+        self._shadows: dict[Any, Shadow] = {}
+        self._functions: dict[Any, Any] = {}
+        self._random = random_state()
+        self._kept: dict[int, tuple[Any, Array]] = {}
+        self._keep()
+
+    # What subclasses know -------------------------------------------------------------------
+
+    def list_owned(self) -> list[Owned]:
+        """Float variables with names, in definition order."""
+        raise NotImplementedError
+
+    def all_variables(self) -> list[Any]:
+        """Every variable of the model, counters and seeds included."""
+        raise NotImplementedError
+
+    def call(self, arguments: Sequence[Argument], tensors: Sequence[Any], training: bool) -> Any:
+        """Call the model on tensors that stand for the arguments."""
+        raise NotImplementedError
+
+    def integer(self, argument: Argument) -> tf.DType:
+        """The dtype in which an integer input is handed to the model."""
+        value = argument.value
+        if value.dtype.kind not in "iu" or value.dtype.itemsize < 8:
+            return tf.as_dtype(value.dtype)
+        limits = np.iinfo(np.int32)
+        fits = not value.size or (value.min() >= limits.min and value.max() <= limits.max)
+        return tf.int32 if fits else tf.int64
+
+    def autograph(self) -> bool:
+        """Whether tracing converts Python conditions on tensors."""
+        return True
+
+    def scope_paths(self) -> dict[str, str]:
+        """Layer paths by the name scope that the layer's operations carry in a graph."""
+        return {}
+
+    def traced(self) -> None:
+        """Called after a trace, to drop what the model kept of it."""
+
+    # State ----------------------------------------------------------------------------------
+
+    def _keep(self) -> None:
+        """Remember the values of variables that were not seen before."""
+        for variable in self.all_variables():
+            self._kept.setdefault(id(variable), (variable, np.array(variable.numpy())))
+
+    def close(self) -> None:
+        """Put every variable and the random state back; the shadows are dropped."""
+        if not self.own:
+            for variable, value in self._kept.values():
+                variable.assign(value)
+            restore_random(self._random)
+        for shadow in self._shadows.values():
+            shadow.close()
+        self._shadows.clear()
+        self._functions.clear()
+        self._doubles.clear()
+        self.traced()
+
+    @contextmanager
+    def _unchanged(self) -> Iterator[dict[str, Array]]:
+        """Put back what the pass changes; on exit the mapping holds the buffers it left."""
+        before = [(v, v.numpy()) for v in self.all_variables()]
+        left: dict[str, Array] = {}
+        try:
+            yield left
+            left.update(
+                {
+                    owned.parameter.name: to_numpy(owned.variable)
+                    for owned in self._entries()
+                    if not owned.parameter.trainable
+                }
+            )
+        finally:
+            for variable, value in before:
+                variable.assign(value)
+
+    def _entries(self) -> list[Owned]:
+        if self._owned is None or not self._owned:
+            self._owned = self.list_owned()
+            self._keep()
+        return self._owned
+
+    def prepare(self, arguments: Sequence[Argument]) -> None:
+        """Let a model that makes its variables at its first call make them."""
+
+    def parameters(self) -> list[Parameter]:
+        """Float variables in definition order."""
+        return [owned.parameter for owned in self._entries()]
+
+    def read(self) -> dict[str, Array]:
+        """Current values of the model's own variables."""
+        return {owned.parameter.name: to_numpy(owned.variable) for owned in self._entries()}
+
+    def load(self, values: Mapping[str, Array], precision: Precision) -> None:
+        """Set variables of the model, or of its shadow."""
+        owned = {entry.parameter.name: entry.variable for entry in self._entries()}
+        for name, value in values.items():
+            variable = owned[name]
+            if precision == "working":
+                variable.assign(tf.cast(tf.constant(value), variable.dtype))
+            else:
+                self._double(variable).assign(np.asarray(value, np.float64))
+
+    def _double(self, variable: Any) -> Any:
+        """The stand-in of a variable in the shadow, which starts with the model's value."""
+        key = id(variable.handle)
+        if key not in self._doubles:
+            value = self._kept.get(id(variable), (None, None))[1]
+            value = variable.numpy() if value is None else value
+            kind = tf.float64 if variable.dtype.is_floating else variable.dtype
+            with tf.init_scope(), tf.device("/CPU:0"):
+                twin = tf.Variable(tf.cast(tf.constant(value), kind), dtype=kind)
+            self._doubles[key] = (variable, twin)
+        return self._doubles[key][1]
+
+    # Passes ---------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        arguments: Sequence[Argument],
+        *,
+        precision: Precision,
+        training: bool = False,
+        gradients: bool = True,
+        record: bool = False,
+    ) -> Pass:
+        """Run the model itself, or its shadow."""
+        self.prepare(arguments)
+        if precision == "double":
+            return self._forward_double(arguments, training, gradients, record)
+        return self._forward_working(arguments, training, gradients)
+
+    def _program(self, arguments: Sequence[Argument], training: bool) -> Call:
+        def call(tensors: Sequence[Any]) -> tuple[dict[str, Any], dict[str, str]]:
+            outputs, skipped = flatten(self.call(arguments, tensors, training))
+            if not outputs:
+                left = "; ".join(f"{name}: {why}" for name, why in skipped.items())
+                raise ModelError(
+                    self.role,
+                    "forward",
+                    f"expected at least one tensor as output, got none ({left or 'nothing'})",
+                )
+            return outputs, skipped
+
+        return call
+
+    def _compiled(self, arguments: Sequence[Argument], training: bool) -> Call:
+        """The call itself in eager mode, else a function of TensorFlow."""
+        call = self._program(arguments, training)
+        if self.mode == "eager":
+            return call
+        key = (training, tuple((a.name, a.keyword) for a in arguments))
+        if key not in self._functions:
+            skipped: dict[str, str] = {}
+
+            def program(*tensors: Any) -> dict[str, Any]:
+                outputs, left = call(tensors)
+                skipped.clear()
+                skipped.update(left)
+                return {
+                    f"{place:04d} {name}": t for place, (name, t) in enumerate(outputs.items())
+                }
+
+            compiled = tf.function(
+                program, jit_compile=self.mode == "compiled", autograph=self.autograph()
+            )
+            self._functions[key] = (compiled, skipped)
+        compiled, skipped = self._functions[key]
+
+        def run(tensors: Sequence[Any]) -> tuple[dict[str, Any], dict[str, str]]:
+            outputs = compiled(*tensors)
+            return {name[5:]: outputs[name] for name in sorted(outputs)}, dict(skipped)
+
+        return run
+
+    def tensors(self, arguments: Sequence[Argument]) -> list[Any]:
+        """Inputs in the working dtype."""
+        made = []
+        for argument in arguments:
+            value = np.asarray(argument.value)
+            if value.dtype.kind == "f" or value.dtype.name == "bfloat16":
+                made.append(tf.cast(tf.constant(value), self.dtype))
+            else:
+                made.append(tf.constant(value, self.integer(argument)))
+        return made
+
+    def _forward_working(
+        self, arguments: Sequence[Argument], training: bool, gradients: bool
+    ) -> Pass:
+        call = self._compiled(arguments, training)
+        trainable = {
+            o.parameter.name: o.variable for o in self._entries() if o.parameter.trainable
+        }
+        guard: AbstractContextManager[dict[str, Array]] = (
+            self._unchanged() if training else empty_guard()
+        )
+        with guard as left, self._explained("forward"), tf.device(self.device):
+            tensors = self.tensors(arguments)
+            inputs = {
+                a.name: t for a, t in zip(arguments, tensors, strict=True) if t.dtype.is_floating
+            }
+            tape = tf.GradientTape(persistent=False, watch_accessed_variables=False)
+            if gradients:
+                with tape:
+                    tape.watch([*inputs.values(), *(v.handle for v in trainable.values())])
+                    outputs, skipped = call(tensors)
+            else:
+                outputs, skipped = call(tensors)
+        return WorkingPass(self, outputs, skipped, tape, inputs, trainable, left)
+
+    @contextmanager
+    def _explained(self, stage: str) -> Iterator[None]:
+        try:
+            with warnings.catch_warnings():
+                # Keras and TensorFlow warn of structures and sparse gradients as they go.
+                warnings.simplefilter("ignore")
+                yield
+        except ModelError as error:
+            error.args = (f"{self.role}, {error.stage}: {str(error).split(': ', 1)[1]}",)
+            raise
+        except Exception as error:
+            raise ModelError(self.role, stage, reason(error)) from error
+
+    def _shadow(
+        self, arguments: Sequence[Argument], training: bool, gradients: bool, record: bool
+    ) -> RecordingShadow:
+        tensors = self.tensors(arguments)
+        specs = {
+            a.name: tf.TensorSpec(t.shape, t.dtype, name=f"input_{place}")
+            for place, (a, t) in enumerate(zip(arguments, tensors, strict=True))
+        }
+        key = (
+            *((a.name, a.keyword, str(specs[a.name])) for a in arguments),
+            *(training, gradients, record),
+        )
+        if key not in self._shadows:
+            # Only variables that a trace reads can be made known to it, so all are listed before.
+            trainable = {
+                o.parameter.name: o.variable for o in self._entries() if o.parameter.trainable
+            }
+            with self._unchanged():
+                trace = trace_model(
+                    self._program(arguments, training),
+                    specs,
+                    lambda: trainable,
+                    gradients=gradients,
+                    record=record,
+                    autograph=self.autograph(),
+                )
+                self.traced()
+            self._shadows[key] = RecordingShadow(
+                trace, list(specs), self._double, self._names(), self.scope_paths()
+            )
+        return self._shadows[key]  # type: ignore[return-value]
+
+    def _names(self) -> dict[int, str]:
+        """Parameter names by the identity of their variable's handle."""
+        return {id(o.variable.handle): o.parameter.name for o in self._entries()}
+
+    def _forward_double(
+        self, arguments: Sequence[Argument], training: bool, gradients: bool, record: bool
+    ) -> Pass:
+        stage = "record" if record else "shadow"
+        with self._explained(stage):
+            shadow = self._shadow(arguments, training, gradients, record)
+            self.leaks = list(shadow.leaks)
+            self.rounded_constants = list(shadow.rounded)
+            values = [
+                float64(np.asarray(a.value, np.float64 if t.dtype.is_floating else None))
+                if t.dtype.is_floating
+                else t
+                for a, t in zip(arguments, self.tensors(arguments), strict=True)
+            ]
+            twins = [twin for _, twin in self._doubles.values()]
+            # Random state goes on in inference, so that a dropout left on shows.
+            kept = [(twin, twin.numpy()) for twin in twins] if shadow.assigns and training else []
+            try:
+                found = shadow.forward(values, backward=gradients, record=record)
+                left = self._double_buffers() if training else {}
+            finally:
+                for twin, value in kept:
+                    twin.assign(value)
+        return DoublePass(self, shadow, found, left, gradients, arguments)
+
+    def _double_buffers(self) -> dict[str, Array]:
+        return {
+            o.parameter.name: self._double(o.variable).numpy()
+            for o in self._entries()
+            if not o.parameter.trainable
+        }
+
+    def stopwatch(
+        self, arguments: Sequence[Argument], cotangents: Mapping[str, Array] | None
+    ) -> Stopwatch:
+        """Calls in working precision on tensors made beforehand."""
+        self.prepare(arguments)
+        call = self._compiled(arguments, False)
+        trainable = [o.variable for o in self._entries() if o.parameter.trainable]
+        with tf.device(self.device):
+            tensors = self.tensors(arguments)
+            given = {
+                name: tf.cast(tf.constant(value), self.dtype)
+                for name, value in (cotangents or {}).items()
+            }
+        watched = [*(t for t in tensors if t.dtype.is_floating)]
+
+        def forward() -> None:
+            with tf.device(self.device):
+                outputs, _ = call(tensors)
+            synchronise(outputs.values())
+
+        def forward_backward() -> None:
+            with tf.device(self.device):
+                with tf.GradientTape(watch_accessed_variables=False) as tape:
+                    tape.watch([*watched, *(v.handle for v in trainable)])
+                    outputs, _ = call(tensors)
+                chosen = [outputs[name] for name in given]
+                found = tape.gradient(chosen, [*watched, *trainable], list(given.values()))
+            synchronise([g for g in found if g is not None])
+
+        return Stopwatch(forward, forward_backward if cotangents is not None else None)
+
+
+@contextmanager
+def empty_guard() -> Iterator[dict[str, Array]]:
+    """Nothing to put back."""
+    yield {}
+
+
+def synchronise(tensors: Any) -> None:
+    """Wait until the tensors are there."""
+    for tensor in tensors:
+        dense = tensor.values if isinstance(tensor, tf.IndexedSlices) else tensor
+        if "GPU" in (dense.device or ""):
+            tf.test.experimental.sync_devices()
+            return
+
+
+def device_name(device: str) -> str:
+    """TensorFlow's name of "cpu" or "cuda[:N]"."""
+    kind, _, number = device.partition(":")
+    return "/CPU:0" if kind == "cpu" else f"/GPU:{number or 0}"
+
+
+def random_state() -> Any:
+    """The state that decides TensorFlow's next draws."""
+    from tensorflow.python.eager import context
+
+    here = context.context()
+    generator = getattr(here, "_rng", None)
+    world = tf.random.get_global_generator() if has_global_generator() else None
+    return (
+        generator.getstate() if generator is not None else None,
+        None if world is None else world.state.numpy(),
+    )
+
+
+def has_global_generator() -> bool:
+    """Whether `tf.random.Generator` has a global one; asking for it would make it."""
+    from tensorflow.python.ops import stateful_random_ops
+
+    return getattr(stateful_random_ops, "global_generator", None) is not None
+
+
+def restore_random(state: Any) -> None:
+    """Set what `random_state` returned."""
+    from tensorflow.python.eager import context
+
+    local, world = state
+    generator = getattr(context.context(), "_rng", None)
+    if local is not None and generator is not None:
+        generator.setstate(local)
+    if world is not None and has_global_generator():
+        tf.random.get_global_generator().reset(world)
+
+
+class WorkingPass(Pass):
+    """A pass of the model itself."""
+
+    def __init__(
+        self,
+        side: TensorFlowSide,
+        tensors: dict[str, Any],
+        skipped: dict[str, str],
+        tape: Any,
+        inputs: dict[str, Any],
+        trainable: dict[str, Any],
+        left: dict[str, Array],
+    ) -> None:
+        self.side, self.tensors, self.skipped, self.tape = side, tensors, skipped, tape
+        self.inputs, self.trainable, self.left = inputs, trainable, left
+        self.outputs = {name: to_numpy(tensor) for name, tensor in tensors.items()}
+
+    def backward(self, cotangents: Mapping[str, Array]) -> Gradients:
+        """By the tape of the pass."""
+        side = self.side
+        with side._explained("backward"), tf.device(side.device):
+            chosen = [name for name in self.outputs if name in cotangents]
+            given = [
+                tf.cast(tf.constant(cotangents[name]), self.tensors[name].dtype) for name in chosen
+            ]
+            found = self.tape.gradient(
+                [self.tensors[name] for name in chosen],
+                [*self.inputs.values(), *self.trainable.values()],
+                given,
+            )
+            arrays = [None if g is None else to_numpy(tf.convert_to_tensor(g)) for g in found]
+        self.tape = None
+        count = len(self.inputs)
+        return Gradients(
+            {
+                name: np.zeros(tensor.shape, to_numpy(tensor).dtype) if value is None else value
+                for (name, tensor), value in zip(self.inputs.items(), arrays[:count], strict=True)
+            },
+            dict(zip(self.trainable, arrays[count:], strict=True)),
+        )
+
+    def buffers(self) -> dict[str, Array]:
+        """What a training pass left in the buffers."""
+        return self.left
+
+
+class DoublePass(Pass):
+    """A pass of the shadow."""
+
+    def __init__(
+        self,
+        side: TensorFlowSide,
+        shadow: RecordingShadow,
+        found: dict[str, Any],
+        left: dict[str, Array],
+        gradients: bool,
+        arguments: Sequence[Argument],
+    ) -> None:
+        self.side, self.shadow, self.found, self.left = side, shadow, found, left
+        self.gradients, self.arguments = gradients, arguments
+        self.skipped = dict(shadow.trace.skipped)
+        self.outputs = {
+            name: to_numpy(found[place]) for name, place in shadow.output_names.items()
+        }
+        self.kept_gradients: dict[int, Array] = {}
+
+    def backward(self, cotangents: Mapping[str, Array]) -> Gradients:
+        """By the backward half of the shadow."""
+        if not self.gradients:
+            raise ModelError(self.side.role, "backward", "the pass was made without gradients")
+        with self.side._explained("backward"):
+            values, self.kept_gradients = self.shadow.backward(
+                self.found, self.outputs, cotangents
+            )
+        inputs: dict[str, Array | None] = {
+            a.name: values.get(("input", a.name), np.zeros(np.shape(a.value)))
+            for a in self.arguments
+            if np.asarray(a.value).dtype.kind == "f"
+        }
+        return Gradients(
+            inputs,
+            {
+                o.parameter.name: values.get(("parameter", o.parameter.name))
+                for o in self.side._entries()
+                if o.parameter.trainable
+            },
+        )
+
+    def buffers(self) -> dict[str, Array]:
+        """What a training pass left in the buffers."""
+        return self.left
+
+    def recorded(self) -> list[Recorded]:
+        """Intermediates of a recorded pass."""
+        return self.shadow.recorded(self.found, self.kept_gradients)
