@@ -1,5 +1,6 @@
 """Framework-neutral descriptions of networks. No framework is needed to make one."""
 
+from pytest_fwcompare.networks import zoo
 from pytest_fwcompare.networks.base import Layer, Node, ParameterSpec
 from pytest_fwcompare.networks.graph import Graph, Input, Network, Sequential, Step
 from pytest_fwcompare.networks.layers import *  # noqa: F403
@@ -16,5 +17,6 @@ __all__ = [
     "Sequential",
     "Step",
     "random_parameters",
+    "zoo",
     *_layers,
 ]
