@@ -220,13 +220,13 @@ class Parallel(Transform):
 
 @dataclass(frozen=True)
 class Assemble(Transform):
-    """Target blocks along an axis, each the sum of blocks of the sources.
+    """Equal target blocks along an axis, each the sum of blocks of the sources.
 
     Recurrent biases that are summed for some gates only, fused projections cut otherwise.
 
     Attributes:
         blocks: one entry a target block: terms (source, block, count), each the block of that
-            number out of `count` equal blocks of that source along `axis`.
+            number out of `count` equal blocks of that source along `axis`; no terms give zeros.
         axis: along which sources are cut and the target is put together.
     """
 
@@ -241,18 +241,19 @@ class Assemble(Transform):
         }
         parts = [
             reduce(np.add, (cut[source, count][block] for source, block, count in terms))
+            if terms
+            else None
             for terms in self.blocks
         ]
-        return np.concatenate(parts, axis=self.axis)
+        known = next(part for part in parts if part is not None)
+        return np.concatenate(
+            [np.zeros_like(known) if part is None else part for part in parts], axis=self.axis
+        )
 
     def adjoint(self, gradient: Array, *shapes: tuple[int, ...]) -> list[Array]:
         gradients = [np.zeros(shape, gradient.dtype) for shape in shapes]
-        start = 0
-        for terms in self.blocks:
-            source, _, count = terms[0]
-            size = shapes[source][self.axis] // count
-            part = gradient.take(range(start, start + size), axis=self.axis)
-            start += size
+        parts = np.split(gradient, len(self.blocks), axis=self.axis)
+        for terms, part in zip(self.blocks, parts, strict=True):
             for source, block, count in terms:
                 # Basic slices are views, so adding to them fills the gradient.
                 np.split(gradients[source], count, axis=self.axis)[block][...] += part

@@ -1,0 +1,410 @@
+"""How the parameters of one layer become those of another: drafts with possible transforms."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pytest_fwcompare.weights.assign import FORBIDDEN, hungarian
+from pytest_fwcompare.weights.conventions import Atoms, Slot, role_word
+from pytest_fwcompare.weights.transforms import (
+    Assemble,
+    Blocks,
+    Chain,
+    Concatenate,
+    Each,
+    Identity,
+    Parallel,
+    Reshape,
+    Sum,
+    Take,
+    Transform,
+    Transpose,
+    Zeros,
+    compose,
+    invert,
+)
+from pytest_fwcompare.weights.trees import Unit
+from pytest_fwcompare.weights.words import words
+
+MOST_LAYOUTS = 6
+"""Axis orders considered for one parameter of unknown layout."""
+
+MISSING = {"kernel": 3.0, "embedding": 3.0, "mean": 0.8, "variance": 0.8, "bias": 0.6}
+"""Cost of leaving a parameter of a role alone; 0.8 for others."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """One parameter of the port, with every way to make it that could be meant.
+
+    Attributes:
+        options: (transform, why), the likeliest first; one only where the layout is documented
+            or only one fits.
+        layout: name of the question that the options answer; drafts with one name are alike.
+    """
+
+    port: str
+    sources: tuple[str, ...]
+    options: tuple[tuple[Transform, str], ...]
+    layout: str = ""
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Units of both sides that are one layer, and what is left over inside them."""
+
+    drafts: tuple[Draft, ...]
+    cost: float
+    left_reference: dict[str, str] = field(default_factory=dict)
+    left_port: dict[str, str] = field(default_factory=dict)
+
+
+# One parameter against one ---------------------------------------------------------------------
+
+
+def conversions(reference: Slot, port: Slot) -> tuple[tuple[Transform, str], ...]:
+    """Transforms from one parameter to the other, the likeliest first; none if they do not fit."""
+    if reference.size != port.size:
+        return ()
+    if len(reference.shape) <= 1 and len(port.shape) <= 1:
+        return (_canonical(reference, port),)
+    documented = reference.certain and port.certain
+    if documented and {reference.form, port.form} == {"convolution", "transposed"}:
+        return ()
+    fits = _trim(reference.shape) == _trim(port.shape)
+    if documented:
+        return (_canonical(reference, port),) if fits else ()
+    found = [_canonical(reference, port)] if fits else []
+    if (
+        not reference.certain
+        and not port.certain
+        and reference.native == port.native
+        and role_word(reference.parameter) == role_word(port.parameter)
+    ):
+        found.insert(0, (Identity(), "same shape, layout of neither side documented"))
+    for option in _permutations(reference, port):
+        if all(option[0] != known for known, _ in found):
+            found.append(option)
+    return tuple(found[:MOST_LAYOUTS])
+
+
+def _trim(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A canonical kernel shape without kernel axes of one cell: a 1x1 convolution is linear."""
+    while len(shape) > 2 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
+
+
+def _canonical(reference: Slot, port: Slot) -> tuple[Transform, str]:
+    """By way of the canonical layout."""
+    steps = compose(
+        reference.native,
+        reference.steps,
+        Reshape(port.shape),
+        invert(port.steps, port.native),
+    )
+    return steps, "" if isinstance(steps, Identity) else "by the documented layouts"
+
+
+def _permutations(reference: Slot, port: Slot) -> list[tuple[Transform, str]]:
+    """All axis orders that fit, singleton axes aside; the fewest moves first."""
+    own = tuple(length for length in reference.native if length != 1)
+    wanted = tuple(length for length in port.native if length != 1)
+    if sorted(own) != sorted(wanted) or len(own) > 5:
+        return []
+    fitting = [
+        axes
+        for axes in itertools.permutations(range(len(own)))
+        if tuple(own[axis] for axis in axes) == wanted
+    ]
+    return [
+        (
+            compose(reference.native, Reshape(own), Transpose(axes), Reshape(port.native)),
+            "the axis order that fits" if len(fitting) == 1 else "an axis order that fits",
+        )
+        for axes in fitting
+    ]
+
+
+def slot_cost(reference: Slot, port: Slot) -> float:
+    """How unlikely it is that two parameters are one, names aside."""
+    if not conversions(reference, port):
+        return FORBIDDEN
+    cost = 0.0 if reference.certain and port.certain else 0.05
+    if reference.parameter.trainable != port.parameter.trainable:
+        cost += 0.2
+    roles = {reference.role, port.role}
+    if len(roles) == 1:
+        return cost
+    if "other" in roles or roles == {"kernel", "embedding"}:
+        return cost + 0.3
+    return FORBIDDEN if reference.certain and port.certain else cost + 0.8
+
+
+# Blocks: gates and fused projections -----------------------------------------------------------
+
+
+def by_atoms(
+    reference: Sequence[tuple[Slot, Atoms]], port: Sequence[tuple[Slot, Atoms]], why: str
+) -> Pairing | None:
+    """Make every block of the port from the reference's blocks that hold the same sums.
+
+    Returns:
+        None if sizes do not fit.
+    """
+    holders: dict[str, tuple[int, int]] = {}
+    for place, (_, atoms) in enumerate(reference):
+        for block, labels in enumerate(atoms):
+            holders.update((label, (place, block)) for label in labels)
+    given: set[tuple[int, int]] = set()
+    drafts, left_port = [], {}
+    for target, atoms in port:
+        terms = [
+            sorted({holders[label] for label in labels if label in holders} - given)
+            for labels in atoms
+        ]
+        given.update(*terms)
+        if not any(terms):
+            if any(label in holders for labels in atoms for label in labels):
+                zeros = Zeros(target.native)
+                drafts.append(Draft(target.name, (), ((zeros, "its sum is in the other bias"),)))
+            else:
+                left_port[target.name] = "the reference has no such parameter"
+            continue
+        draft = _from_blocks(reference, target, terms, why)
+        if draft is None:
+            return None
+        drafts.append(draft)
+    left = {
+        slot.name: "the port has no such parameter"
+        for place, (slot, atoms) in enumerate(reference)
+        if not any((place, block) in given for block in range(len(atoms)))
+    }
+    if not drafts:
+        return None
+    missing = [slot for slot, _ in (*reference, *port) if slot.name in {**left, **left_port}]
+    return Pairing(
+        tuple(drafts), sum(MISSING.get(slot.role, 0.8) for slot in missing), left, left_port
+    )
+
+
+def _from_blocks(
+    reference: Sequence[tuple[Slot, Atoms]],
+    target: Slot,
+    terms: list[list[tuple[int, int]]],
+    why: str,
+) -> Draft | None:
+    """The draft of one parameter made of those (source, block) terms, or None if it cannot be."""
+    places = sorted({place for some in terms for place, _ in some})
+    length, rest = target.shape[0] // len(terms), target.shape[1:]
+    for place in places:
+        slot, atoms = reference[place]
+        if slot.shape[1:] != rest or slot.shape[0] != length * len(atoms):
+            return None
+    blocks = tuple(
+        tuple((places.index(place), block, len(reference[place][1])) for place, block in some)
+        for some in terms
+    )
+    sources = [reference[place][0] for place in places]
+    combine = simplest(blocks, [len(reference[place][1]) for place in places])
+    steps = [slot.steps for slot in sources]
+    if len(sources) == 1:
+        chained = [steps[0], combine, invert(target.steps, target.native)]
+    elif all(isinstance(step, Identity) for step in steps):
+        chained = [combine, invert(target.steps, target.native)]
+    else:
+        alike = all(step == steps[0] for step in steps)
+        each = Each(steps[0], combine) if alike else Parallel(tuple(steps), combine)
+        chained = [each, invert(target.steps, target.native)]
+    return Draft(target.name, tuple(slot.name for slot in sources), ((_chain(chained), why),))
+
+
+def _chain(steps: Sequence[Transform]) -> Transform:
+    """A chain without the steps that do nothing."""
+    flat = [
+        inner
+        for step in steps
+        for inner in (step.steps if isinstance(step, Chain) else (step,))
+        if not isinstance(inner, Identity)
+    ]
+    if not flat:
+        return Identity()
+    return flat[0] if len(flat) == 1 else Chain(tuple(flat))
+
+
+def simplest(blocks: tuple[tuple[tuple[int, int, int], ...], ...], counts: list[int]) -> Transform:
+    """The plainest transform that does what `Assemble(blocks, axis=0)` does.
+
+    Args:
+        blocks: terms (source, block, count) of every target block.
+        counts: number of blocks of each source.
+    """
+    flat = [terms[0][:2] if len(terms) == 1 else None for terms in blocks]
+    whole = [(source, block) for source, count in enumerate(counts) for block in range(count)]
+    if len(counts) == 1 and None not in flat:
+        order = tuple(term[1] for term in flat if term is not None)
+        if order == tuple(range(counts[0])):
+            return Identity()
+        if sorted(order) == list(range(counts[0])):
+            return Blocks(order, 0)
+        if len(order) == 1:
+            return Take(order[0], counts[0], 0)
+        step = len(order)
+        if counts[0] % step == 0 and order[0] % step == 0:
+            first = order[0]
+            if order == tuple(range(first, first + step)):
+                return Take(first // step, counts[0] // step, 0)
+    if flat == whole:
+        return Concatenate(0)
+    if len(set(counts)) == 1 and len(counts) > 1 and len(blocks) == counts[0]:
+        sources = range(len(counts))
+        if all(
+            [source for source, _, _ in terms] == list(sources)
+            and len({block for _, block, _ in terms}) == 1
+            for terms in blocks
+        ):
+            order = tuple(terms[0][1] for terms in blocks)
+            same = order == tuple(range(counts[0]))
+            return Sum() if same else Chain((Sum(), Blocks(order, 0)))
+    return Assemble(blocks, 0)
+
+
+# Layers ---------------------------------------------------------------------------------------
+
+
+def pair(reference: Sequence[Unit], port: Sequence[Unit]) -> Pairing | None:
+    """Pair one unit with one, or one with several that are its parts.
+
+    Returns:
+        None if nothing of them fits together.
+    """
+    if len(reference) == len(port) == 1:
+        one, other = reference[0], port[0]
+        if one.cell and other.cell:
+            if one.cell != other.cell:
+                return None
+            return by_atoms(
+                [(slot, slot.atoms) for slot in one.slots],
+                [(slot, slot.atoms) for slot in other.slots],
+                f"documented gates of {one.cell}",
+            )
+        return assign_slots(one.slots, other.slots)
+    fused, apart = (reference, port) if len(reference) == 1 else (port, reference)
+    slots = [tuple(s for unit in units for s in unit.slots) for units in (reference, port)]
+    found = fuse(fused[0], apart, forwards=fused is port)
+    return found or (assign_slots(*slots) if adds_up(*slots) else None)
+
+
+def adds_up(reference: Sequence[Slot], port: Sequence[Slot]) -> bool:
+    """Whether several units can be one: as many parameters with kernels of the same sizes."""
+    sizes = [
+        sorted(s.size for s in slots if s.role in ("kernel", "embedding"))
+        for slots in (reference, port)
+    ]
+    return sizes[0] == sizes[1] and len(sizes[0]) > 0
+
+
+def fuse(fused: Unit, apart: Sequence[Unit], *, forwards: bool) -> Pairing | None:
+    """One projection against several that lie one after the other in it.
+
+    Args:
+        fused: the unit of one kernel.
+        apart: units of one kernel each, in order.
+        forwards: True if the reference's are apart and the port's is fused.
+    """
+    apart = in_projection_order(apart)
+    total = None
+    for roles in (("kernel",), ("bias",)):
+        one = [slot for slot in fused.slots if slot.role in roles]
+        many = [[slot for slot in unit.slots if slot.role in roles] for unit in apart]
+        if roles == ("bias",) and not one and not any(many):
+            continue
+        if len(one) != 1 or any(len(some) != 1 for some in many):
+            return None
+        parts = [some[0] for some in many]
+        if one[0].shape[1:] != parts[0].shape[1:] or any(
+            not slot.shape or slot.shape[1:] != parts[0].shape[1:] for slot in parts
+        ):
+            return None
+        lengths = [slot.shape[0] for slot in parts]
+        if sum(lengths) != one[0].shape[0]:
+            return None
+        unit = math.gcd(*lengths)
+        labels = [
+            tuple(frozenset([f"{place}.{block}"]) for block in range(length // unit))
+            for place, length in enumerate(lengths)
+        ]
+        whole = [(one[0], tuple(label for some in labels for label in some))]
+        cut = list(zip(parts, labels, strict=True))
+        sides = (cut, whole) if forwards else (whole, cut)
+        found = by_atoms(*sides, "fused in the order of the separate ones")
+        if found is None:
+            return None
+        total = found if total is None else Pairing((*total.drafts, *found.drafts), 0.0)
+    return total
+
+
+def in_projection_order(units: Sequence[Unit]) -> list[Unit]:
+    """Query, key, value if that is what their names say; else as they come."""
+    rank = {"query": 0, "key": 1, "value": 2}
+    found = []
+    for unit in units:
+        said = [rank[word] for word in words(unit.path) if word in rank]
+        if not said:
+            return list(units)
+        found.append(said[-1])
+    return [unit for _, unit in sorted(zip(found, units, strict=True), key=lambda p: p[0])]
+
+
+def assign_slots(reference: Sequence[Slot], port: Sequence[Slot]) -> Pairing | None:
+    """Pair the parameters of two layers by shape, role, name and order."""
+    cost = np.full((len(reference), len(port)), FORBIDDEN)
+    for i, one in enumerate(reference):
+        for j, other in enumerate(port):
+            plain = slot_cost(one, other)
+            if plain < FORBIDDEN:
+                unlike = _differ(one, other) if len(reference) + len(port) > 2 else 0.0
+                cost[i, j] = plain + 0.3 * unlike + 0.02 * abs(i - j)
+    skips = [np.array([MISSING.get(s.role, 0.8) for s in side]) for side in (reference, port)]
+    pairs = hungarian(cost, skips[0], skips[1])
+    if not pairs:
+        return None
+    kernels = {"kernel", "embedding"}
+    if (
+        any(s.role in kernels for s in reference)
+        and any(s.role in kernels for s in port)
+        and not any(reference[i].role in kernels for i, _ in pairs)
+    ):
+        return None
+    total = sum(float(cost[i, j]) for i, j in pairs)
+    alone = [s for i, s in enumerate(reference) if i not in {i for i, _ in pairs}]
+    spare = [s for j, s in enumerate(port) if j not in {j for _, j in pairs}]
+    total += sum(MISSING.get(s.role, 0.8) for s in (*alone, *spare))
+    drafts = [
+        Draft(port[j].name, (reference[i].name,), conversions(reference[i], port[j]))
+        for i, j in sorted(pairs, key=lambda p: p[1])
+    ]
+    return Pairing(
+        tuple(drafts),
+        total,
+        {s.name: _lacks("port", s) for s in alone},
+        {s.name: _lacks("reference", s) for s in spare},
+    )
+
+
+def _differ(one: Slot, other: Slot) -> float:
+    """How unlike the last words of two names are, 0 to 1."""
+    first, second = (set(words(s.parameter.role or s.name)) for s in (one, other))
+    if not first and not second:
+        return 0.0
+    return 1.0 - len(first & second) / len(first | second)
+
+
+def _lacks(side: str, slot: Slot) -> str:
+    """Why a parameter inside a paired layer is left alone."""
+    return f"the layer paired with it on the {side}'s side has no such {slot.role}"
