@@ -17,7 +17,7 @@ from pytest_fwcompare.networks import Network
 from pytest_fwcompare.networks.base import Layer
 
 
-class NetworkModule(tf.Module):
+class NetworkModule(tf.Module):  # type: ignore[misc]
     """A described network: `module(*inputs)`, or by input name, gives what the network returns.
 
     Each layer is a submodule under its name, each parameter a `tf.Variable` of it. `serve` is

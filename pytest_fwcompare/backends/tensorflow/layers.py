@@ -34,7 +34,7 @@ def computes(kind: type[Layer]) -> Callable[[type[LayerModule]], type[LayerModul
     return register
 
 
-class LayerModule(tf.Module):
+class LayerModule(tf.Module):  # type: ignore[misc]
     """One described layer.
 
     Attributes:
@@ -110,6 +110,8 @@ def spatial(value: tf.Tensor) -> list[int]:
 
 @computes(described.Dense)
 class Dense(LayerModule):
+    """x @ kernel + bias."""
+
     def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         return self.biased(
             tf.tensordot(x, self.kernel, 1) if x.shape.rank > 2 else x @ self.kernel
@@ -118,6 +120,8 @@ class Dense(LayerModule):
 
 @computes(described.Embedding)
 class Embedding(LayerModule):
+    """Rows of `table`; the padding row is read behind `tf.stop_gradient`."""
+
     def __call__(self, tokens: tf.Tensor, training: bool = False) -> tf.Tensor:
         rows = tf.gather(self.table, tokens)
         padding = self.description.padding_index
@@ -130,37 +134,49 @@ class Embedding(LayerModule):
 
 @computes(described.PositionalEmbedding)
 class PositionalEmbedding(LayerModule):
+    """x + table[:time]."""
+
     def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         return x + self.table[: sizes(x)[1]]
 
 
 @computes(described.Dropout)
 class Dropout(LayerModule):
+    """`tf.nn.dropout` in training mode."""
+
     def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         return tf.nn.dropout(x, self.description.rate) if training else x
 
 
 @computes(described.Flatten)
 class Flatten(LayerModule):
+    """`tf.reshape` to (batch, product)."""
+
     def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         batch, *rest = sizes(x)
-        return tf.reshape(x, (batch, math.prod(rest) if len(rest) > 1 else rest[0]))
+        return tf.reshape(x, (batch, math.prod(rest)))
 
 
 @computes(described.Reshape)
 class Reshape(LayerModule):
+    """`tf.reshape` behind the batch."""
+
     def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         return tf.reshape(x, (sizes(x)[0], *self.description.shape))
 
 
 @computes(described.Permute)
 class Permute(LayerModule):
+    """`tf.transpose` behind the batch."""
+
     def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         return tf.transpose(x, (0, *self.description.axes))
 
 
 @computes(described.Add)
 class Add(LayerModule):
+    """Sum of its inputs."""
+
     def __call__(self, *values: tf.Tensor, training: bool = False) -> tf.Tensor:
         total = values[0]
         for value in values[1:]:
@@ -170,6 +186,8 @@ class Add(LayerModule):
 
 @computes(described.Multiply)
 class Multiply(LayerModule):
+    """Product of its inputs."""
+
     def __call__(self, *values: tf.Tensor, training: bool = False) -> tf.Tensor:
         product = values[0]
         for value in values[1:]:
@@ -179,30 +197,40 @@ class Multiply(LayerModule):
 
 @computes(described.Concatenate)
 class Concatenate(LayerModule):
+    """`tf.concat`."""
+
     def __call__(self, *values: tf.Tensor, training: bool = False) -> tf.Tensor:
         return tf.concat(values, self.description.axis)
 
 
 @computes(described.MatMul)
 class MatMul(LayerModule):
+    """`tf.matmul`."""
+
     def __call__(self, x: tf.Tensor, y: tf.Tensor, training: bool = False) -> tf.Tensor:
         return tf.matmul(x, y, transpose_b=self.description.transpose_second)
 
 
 @computes(described.Softmax)
 class Softmax(LayerModule):
+    """`tf.nn.softmax`."""
+
     def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         return tf.nn.softmax(x, self.description.axis)
 
 
 @computes(described.LogSoftmax)
 class LogSoftmax(LayerModule):
+    """`tf.nn.log_softmax`."""
+
     def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         return tf.nn.log_softmax(x, self.description.axis)
 
 
 @computes(described.Activation)
 class Activation(LayerModule):
+    """One of `ELEMENTWISE` or `PARAMETRIC`."""
+
     def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         layer = self.description
         if layer.function in PARAMETRIC:
@@ -212,12 +240,16 @@ class Activation(LayerModule):
 
 @computes(described.PReLU)
 class PReLU(LayerModule):
+    """Below zero times `slope`."""
+
     def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         return tf.where(x > 0, x, self.slope * x)
 
 
 @computes(described.GLU)
 class GLU(LayerModule):
+    """First half times the gate of the second."""
+
     def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         value, gate = tf.split(x, 2, axis=-1)
         return value * ELEMENTWISE[self.description.gate](gate)

@@ -18,7 +18,7 @@ class Normalisation(LayerModule):
     """What the layers of this file share."""
 
     def affine(self, x: tf.Tensor) -> tf.Tensor:
-        """scale x + shift, as far as the layer has them."""
+        """Multiply by scale and add shift, as far as the layer has them."""
         scale, shift = self.optional("scale"), self.optional("shift")
         x = x if scale is None else x * scale
         return x if shift is None else x + shift
@@ -32,6 +32,8 @@ class Normalisation(LayerModule):
 
 @computes(described.BatchNorm)
 class BatchNorm(Normalisation):
+    """Running statistics in inference, batch statistics in training."""
+
     def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         mean, variance = tf.convert_to_tensor(self.mean), tf.convert_to_tensor(self.variance)
         if training:
@@ -45,12 +47,16 @@ class BatchNorm(Normalisation):
 
 @computes(described.LayerNorm)
 class LayerNorm(Normalisation):
+    """Over the last axes of each example."""
+
     def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         return self.affine(self.standardised(x, list(range(-self.description.axes, 0))))
 
 
 @computes(described.GroupNorm)
 class GroupNorm(Normalisation):
+    """Over space and a block of features of each example."""
+
     def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         shape, groups = sizes(x), self.description.groups
         grouped = tf.reshape(x, (*shape[:-1], groups, shape[-1] // groups))
@@ -60,12 +66,16 @@ class GroupNorm(Normalisation):
 
 @computes(described.InstanceNorm)
 class InstanceNorm(Normalisation):
+    """Over space for each example and feature."""
+
     def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         return self.affine(self.standardised(x, spatial(x)))
 
 
 @computes(described.RMSNorm)
 class RMSNorm(Normalisation):
+    """x / sqrt(mean(x^2) + epsilon) scale."""
+
     def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         mean_square = tf.reduce_mean(tf.square(x), -1, keepdims=True)
         return self.affine(x * tf.math.rsqrt(mean_square + self.description.epsilon))

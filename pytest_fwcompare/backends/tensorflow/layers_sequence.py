@@ -57,6 +57,8 @@ class Recurrent(LayerModule):
 
 @computes(described.SimpleRNN)
 class SimpleRNN(Recurrent):
+    """A state without gates."""
+
     def step(self, state: State, projected: tf.Tensor) -> State:
         function = {"tanh": tf.tanh, "relu": tf.nn.relu}[self.description.activation]
         return (function(projected + state[0] @ self.recurrent_kernel),)
@@ -64,6 +66,8 @@ class SimpleRNN(Recurrent):
 
 @computes(described.LSTM)
 class LSTM(Recurrent):
+    """Gates input, forget, cell, output."""
+
     states = 2
 
     def step(self, state: State, projected: tf.Tensor) -> State:
@@ -76,6 +80,8 @@ class LSTM(Recurrent):
 
 @computes(described.GRU)
 class GRU(Recurrent):
+    """Gates reset, update, new."""
+
     def step(self, state: State, projected: tf.Tensor) -> State:
         (hidden,) = state
         reset_x, update_x, new_x = tf.split(projected, 3, -1)
@@ -141,6 +147,8 @@ def _within(
 
 @computes(described.MultiHeadAttention)
 class MultiHeadAttention(LayerModule):
+    """Projections, `softmax_where`, output projection."""
+
     def __call__(
         self,
         query: tf.Tensor,

@@ -41,11 +41,13 @@ def strided(x: tf.Tensor, stride: Sequence[int]) -> tf.Tensor:
 
 @computes(described.Conv1D)
 class Conv1D(LayerModule):
+    """`tf.nn.convolution` on one to three spatial axes."""
+
     def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         conv, rank = self.description, x.shape.rank - 2
         stride, dilation = expand(conv.stride, rank), expand(conv.dilation, rank)
         span = spans(conv.kernel_size, conv.dilation, rank)
-        amounts = explicit_pads(conv.padding, span)
+        amounts: Sequence[tuple[Any, Any]] | None = explicit_pads(conv.padding, span)
         mixed = max(stride) > 1 and max(dilation) > 1
         if amounts is None and mixed:
             amounts = same_pairs(x, span, stride)
@@ -76,19 +78,19 @@ def _grouped(
 
 @computes(described.Conv2D)
 class Conv2D(Conv1D):
-    pass
+    """See `Conv1D`."""
 
 
 @computes(described.Conv3D)
 class Conv3D(Conv1D):
-    pass
+    """See `Conv1D`."""
 
 
 def depthwise(x: tf.Tensor, kernel: tf.Tensor, layer: Any) -> tf.Tensor:
     """Depthwise convolution; kernel (height, width, in, multiplier)."""
     stride, dilation = expand(layer.stride, 2), expand(layer.dilation, 2)
     span = spans(layer.kernel_size, layer.dilation, 2)
-    amounts = explicit_pads(layer.padding, span)
+    amounts: Sequence[tuple[Any, Any]] | None = explicit_pads(layer.padding, span)
     # TensorFlow takes no unequal strides, and is wrong for strides together with dilation.
     subsample = stride[0] != stride[1] or (max(stride) > 1 and max(dilation) > 1)
     if amounts is None and subsample:
@@ -103,6 +105,8 @@ def depthwise(x: tf.Tensor, kernel: tf.Tensor, layer: Any) -> tf.Tensor:
 
 @computes(described.DepthwiseConv2D)
 class DepthwiseConv2D(LayerModule):
+    """`tf.nn.depthwise_conv2d`."""
+
     def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         return self.biased(depthwise(x, self.kernel, self.description))
 
@@ -144,7 +148,7 @@ class ConvTranspose1D(LayerModule):
 
 @computes(described.ConvTranspose2D)
 class ConvTranspose2D(ConvTranspose1D):
-    pass
+    """See `ConvTranspose1D`."""
 
 
 def _dilated_transpose(
@@ -186,6 +190,8 @@ def cut(full: tf.Tensor, crops: Sequence[tuple[int, int]], extra: Sequence[int])
 
 @computes(described.MaxPool1D)
 class MaxPool1D(LayerModule):
+    """`tf.nn.max_pool` over one or two spatial axes."""
+
     def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         window, stride, word, amounts = _window(self.description, x)
         if amounts is not None:
@@ -195,11 +201,13 @@ class MaxPool1D(LayerModule):
 
 @computes(described.MaxPool2D)
 class MaxPool2D(MaxPool1D):
-    pass
+    """See `MaxPool1D`."""
 
 
 @computes(described.AveragePool1D)
 class AveragePool1D(LayerModule):
+    """`tf.nn.avg_pool` over one or two spatial axes."""
+
     def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         window, stride, word, amounts = _window(self.description, x)
         counts_all = self.description.count_include_pad
@@ -217,7 +225,7 @@ class AveragePool1D(LayerModule):
 
 @computes(described.AveragePool2D)
 class AveragePool2D(AveragePool1D):
-    pass
+    """See `AveragePool1D`."""
 
 
 def _window(
@@ -232,18 +240,24 @@ def _window(
 
 @computes(described.GlobalAveragePool)
 class GlobalAveragePool(LayerModule):
+    """Mean over space."""
+
     def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         return tf.reduce_mean(x, spatial(x))
 
 
 @computes(described.GlobalMaxPool)
 class GlobalMaxPool(LayerModule):
+    """Maximum over space."""
+
     def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         return tf.reduce_max(x, spatial(x))
 
 
 @computes(described.AdaptiveAveragePool1D)
 class AdaptiveAveragePool1D(LayerModule):
+    """Mean over equal windows."""
+
     def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         batch, *space, features = sizes(x)
         shape = [batch]
@@ -255,11 +269,13 @@ class AdaptiveAveragePool1D(LayerModule):
 
 @computes(described.AdaptiveAveragePool2D)
 class AdaptiveAveragePool2D(AdaptiveAveragePool1D):
-    pass
+    """See `AdaptiveAveragePool1D`."""
 
 
 @computes(described.Pad)
 class Pad(LayerModule):
+    """`tf.pad`, or a gather of the edge cells."""
+
     def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         amounts, mode = self.description.amounts, self.description.mode
         if mode == "zero":
@@ -276,6 +292,8 @@ class Pad(LayerModule):
 
 @computes(described.Upsample)
 class Upsample(LayerModule):
+    """Nearest or linear, one axis after the other."""
+
     def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         layer = self.description
         for axis in spatial(x):
