@@ -128,7 +128,7 @@ def channels_last(parameter: Parameter, framework: str) -> bool:
     word = role_word(parameter)
     if framework == "torch":
         return word == "kernel"
-    return not (framework == "jax" and word == "weight")
+    return not (framework in ("jax", "") and word == "weight")
 
 
 def describe(parameter: Parameter, siblings: Sequence[Parameter], framework: str) -> Slot:
@@ -167,9 +167,11 @@ TABLE_WORDS = {"embedding", "embeddings", "embed", "embedder", "pos", "position"
 
 def is_table(parameter: Parameter, kind: str) -> bool:
     """Whether rows of the parameter are looked up or added, not multiplied."""
-    if "embed" in kind:
+    if re.search(r"embed(ding|dings|der)?s?$", kind):
         return role_word(parameter) not in ("kernel",)
-    return not kind and bool(TABLE_WORDS & set(split(parameter.role or parameter.name)))
+    return not is_certain(parameter) and bool(
+        TABLE_WORDS & set(split(parameter.role or parameter.name))
+    )
 
 
 def long_axes(parameter: Parameter) -> int:
@@ -214,7 +216,8 @@ def kernel(
         # The linear layer of GPT-2 in Hugging Face's libraries: (in, out) in both frameworks.
         return slot(parameter, "kernel", "linear", Transpose((1, 0)), certain=True)
     form = "linear" if rank == 2 else "convolution"
-    certain = certain or bool(re.search("conv|linear|dense", kind) and rank >= 3)
+    named = re.search(r"(conv([123]d)?|linear|dense)$", kind)
+    certain = certain or bool(named and parameter.layer and rank >= 3)
     if not last:
         return slot(parameter, "kernel", form, certain=certain)
     axes = (rank - 1, rank - 2, *range(rank - 2))

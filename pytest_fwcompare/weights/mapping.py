@@ -181,8 +181,8 @@ class _Piece:
         """Which elements of the source the link takes."""
         transform = self.link.transform
         target = transform.apply(*(np.zeros(shape, np.float32) for shape in shapes))
-        touched = transform.adjoint(np.ones_like(target), *shapes)[self.place]
-        return np.not_equal(touched, 0)
+        covered: Array = transform.adjoint(np.ones_like(target), *shapes)[self.place] != 0
+        return covered
 
 
 def _join(

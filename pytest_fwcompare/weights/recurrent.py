@@ -59,7 +59,7 @@ def torch_like(parameter: Parameter, kind: str, members: Sequence[Parameter]) ->
     roles = {member.role for member in members}
     if found := TORCH_NAME.fullmatch(parameter.role):
         if found[2] == "hr":
-            atoms = (frozenset(["projection"]),)
+            atoms: Atoms = (frozenset(["projection"]),)
             return slot(parameter, "kernel", "linear", certain=True, atoms=atoms)
         prefix = ("b" if found[1] == "bias" else "") + ("x" if found[2] == "ih" else "h")
         role = "bias" if found[1] == "bias" else "kernel"

@@ -139,7 +139,7 @@ def parts_of(
 ) -> list[tuple[str, str, list[Slot]]]:
     """One layer's parameters as (path, cell, slots) of one unit or several."""
     if len({parameter.layer for parameter in members}) > 1:
-        named = {}
+        named: dict[str, list[Parameter]] = {}
         for parameter in members:
             named.setdefault(parameter.layer.rpartition(".")[2], []).append(parameter)
         if (found := recurrent.flax_cell(named)) is not None:

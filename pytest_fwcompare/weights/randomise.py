@@ -1,0 +1,121 @@
+"""Random weights that show what default ones hide: no zero bias, no unit scale, no zero mean.
+
+With default initialisation the bias order of a GRU is invisible (1.5e-7), with random biases it
+shows (0.2). Ranges keep networks well conditioned: kernels have rows of about unit length.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from pytest_fwcompare.backends.base import Parameter
+from pytest_fwcompare.weights.conventions import MEAN, SHIFT, VARIANCE, base_kind, role_word
+from pytest_fwcompare.weights.recurrent import cell
+from pytest_fwcompare.weights.trees import units
+
+Array = np.ndarray
+
+STATISTICS = ("mean", "variance")
+"""Roles of buffers that training changes; all other buffers are constants of the network."""
+
+
+def randomise(
+    parameters: Sequence[Parameter],
+    current: Mapping[str, Array],
+    seed: int,
+    *,
+    framework: str = "",
+) -> dict[str, Array]:
+    """Well-conditioned random values for a side, exact in float32.
+
+    Kernels are normal with deviation 1/sqrt(fan in); biases and shifts N(0, 0.3); scales of norms
+    U(0.5, 1.5); running means N(0, 0.3), variances U(0.3, 1.5); embeddings N(0, 1), the padding
+    row too; scalars their value times U(0.5, 1.5). Buffers that are no running statistics stay.
+
+    Args:
+        parameters: of the side; tied ones are listed once.
+        current: values by name.
+        seed: the same seed gives the same values for the same parameters.
+        framework: import name, for the layout of kernels.
+
+    Returns:
+        By name, in the dtypes of `current`; every parameter is there.
+    """
+    roles = {slot.name: slot for unit in units(parameters, framework) for slot in unit.slots}
+    values = {}
+    for place, parameter in enumerate(parameters):
+        value = np.asarray(current[parameter.name])
+        slot = roles[parameter.name]
+        if not parameter.trainable and role_of(parameter, slot.role) not in STATISTICS:
+            values[parameter.name] = value
+            continue
+        rng = np.random.default_rng([seed, place])
+        role = role_of(parameter, slot.role)
+        drawn = draw(role, parameter, fan_in(slot.form, slot.shape, slot.certain), value, rng)
+        values[parameter.name] = drawn.astype(np.float32).astype(value.dtype)
+    return values
+
+
+def role_of(parameter: Parameter, role: str) -> str:
+    """The role, told by words where a layer's convention says nothing."""
+    word = role_word(parameter)
+    if not parameter.trainable:
+        if word in MEAN:
+            return "mean"
+        if word in VARIANCE or re.search(r"(^|_)(var|variance)$", parameter.role):
+            return "variance"
+    if cell(base_kind(parameter)) and (word in SHIFT or len(parameter.shape) == 1):
+        return "bias"
+    return role
+
+
+def fan_in(form: str, shape: tuple[int, ...], certain: bool) -> float:
+    """Number of values that one output of a kernel sums up.
+
+    Args:
+        form: "linear", "convolution", "transposed" or "".
+        shape: canonical: (out, in, *kernel), or (in, out, *kernel) if transposed.
+        certain: whether the layout is documented; else all axes but the longest.
+    """
+    total = float(math.prod(shape))
+    if len(shape) < 2 or not total:
+        return 1.0
+    if not certain:
+        # Either end may be the input: the mean of both keeps products near unit size.
+        ends = total / max(shape)
+        return max(1.0, math.sqrt(ends * total / min(shape[:2])))
+    return max(1.0, total / (shape[1] if form == "transposed" else shape[0]))
+
+
+def draw(
+    role: str, parameter: Parameter, fan: float, value: Array, rng: np.random.Generator
+) -> Array:
+    """Random values of one parameter for its role."""
+    shape = parameter.shape
+    if not shape or (value.size == 1 and role == "other"):
+        first = float(value.reshape(-1)[0]) if value.size else 0.0
+        scale = rng.uniform(0.5, 1.5, shape)
+        return np.asarray(first * scale if first else rng.normal(0, 0.3, shape))
+    match role:
+        case "kernel":
+            return rng.normal(0, 1 / math.sqrt(fan), shape)
+        case "embedding":
+            return rng.normal(0, 1, shape)
+        case "bias" | "mean":
+            return rng.normal(0, 0.3, shape)
+        case "scale":
+            return rng.uniform(0.5, 1.5, shape)
+        case "variance":
+            return rng.uniform(0.3, 1.5, shape)
+        case "slope":
+            return rng.uniform(0.05, 0.5, shape)
+    if value.size and (value > 0).all() and np.ptp(value) > 0:
+        # A positive table may stand for variances or frequencies: keep its sign and size.
+        return np.asarray(value * rng.uniform(0.5, 1.5, shape))
+    if value.size and (value == 1).all():
+        return rng.uniform(0.5, 1.5, shape)
+    return rng.normal(0, 0.3, shape)
