@@ -60,6 +60,14 @@ def diagnose_finding(
         found = records_of(pair, example, verdict)
     except FwcompareError as error:
         return Explained(verdict, notices=(f"no place was looked for: {error}",))
+    except Exception as error:  # a verdict is not lost to a bug of what explains it
+        return Explained(
+            verdict,
+            notices=(
+                f"internal error of pytest-fwcompare while looking for the place, please report "
+                f"it: {type(error).__name__}: {error}",
+            ),
+        )
     if hidden is not None:
         return _hidden(pair, hidden, found)
     explained = Explained(

@@ -32,10 +32,14 @@ def choose_mapping(
         UsageError: `weights` is none of these.
         MappingError: the parameters cannot be paired.
     """
-    from pytest_fwcompare.weights.automatic import automatic_mapping, explicit_mapping
+    from pytest_fwcompare.weights.automatic import automatic_mapping
+    from pytest_fwcompare.weights.explicit import explicit_mapping
 
     ours, theirs = reference.side.parameters(), port.side.parameters()
-    frameworks = (reference.side.framework, port.side.framework)
+    frameworks = {
+        "reference_framework": reference.side.framework,
+        "port_framework": port.side.framework,
+    }
     if port.placements is not None and reference.side.framework == "numpy" and weights == "auto":
         return Mapping(
             tuple(
@@ -44,13 +48,15 @@ def choose_mapping(
             )
         )
     if weights == "auto":
-        return automatic_mapping(ours, theirs, frameworks, evidence_of(make_pair))
+        return automatic_mapping(ours, theirs, **frameworks, evidence=evidence_of(make_pair))
     if weights == "given":
         return _pairs_of_equal_values(
-            automatic_mapping(ours, theirs, frameworks, None), reference, port
+            automatic_mapping(ours, theirs, **frameworks), reference, port
         )
     if isinstance(weights, dict):
-        return explicit_mapping(weights, ours, theirs, frameworks, evidence_of(make_pair))
+        return explicit_mapping(
+            weights, ours, theirs, **frameworks, evidence=evidence_of(make_pair)
+        )
     if callable(weights):
         return _mapping_of_copy(weights, reference, port)
     raise UsageError(
@@ -129,7 +135,11 @@ def _mapping_of_copy(copy: Callable[[Any, Any], Any], reference: Opened, port: O
     before = ours.read()
     try:
         return mapping_by_copy(
-            write_reference, run_copy, theirs.read, ours.parameters(), theirs.parameters()
+            ours.parameters(),
+            theirs.parameters(),
+            write_reference=write_reference,
+            copy=run_copy,
+            read_port=theirs.read,
         )
     finally:
         ours.load(before, "working")

@@ -124,7 +124,12 @@ class Pair:
             return self.given, "given"
         seed = example.weights_seed
         if seed not in self._randomised:
-            values = randomise(list(self.reference_parameters.values()), self.given, seed)
+            values = randomise(
+                list(self.reference_parameters.values()),
+                self.given,
+                seed,
+                framework=self.reference.side.framework,
+            )
             self._randomised[seed] = {
                 name: representable(value, self.dtype) for name, value in values.items()
             }

@@ -65,9 +65,9 @@ class KerasSide(TensorFlowSide):
         """Losses that layers added while they were traced belong to a graph that is gone."""
         self.model._clear_losses()
 
-    def tensors(self, arguments: Sequence[Argument]) -> list[Any]:
-        """Inputs in the working dtype, integers as a functional model wants them."""
-        made = super().tensors(arguments)
+    def tensors(self, arguments: Sequence[Argument], kind: tf.DType | None = None) -> list[Any]:
+        """Inputs as tensors, integers as a functional model wants them."""
+        made = super().tensors(arguments, kind)
         wanted = self._inputs()
         if len(wanted) != len(made):
             return made
@@ -98,8 +98,10 @@ class KerasSide(TensorFlowSide):
             else:
                 flat = list(tensors)
                 positional, named = [keras.tree.pack_sequence_as(structure, flat)], {}
-        if self.model._call_has_training_arg:
-            return self.model(*positional, training=training, **named)
+        if training and self.model._call_has_training_arg:
+            return self.model(*positional, training=True, **named)
+        # Inference is the plain call that a user makes: training=False would switch off a
+        # dropout that was left on inside, which is what such a model gets wrong.
         with training_context(self.model, training):
             return self.model(*positional, **named)
 

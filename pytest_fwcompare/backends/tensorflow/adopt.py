@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from pytest_fwcompare.backends.base import Argument, Parameter
 from pytest_fwcompare.backends.tensorflow.layers_tree import layer_owned
-from pytest_fwcompare.backends.tensorflow.side import Owned, TensorFlowSide, to_numpy
+from pytest_fwcompare.backends.tensorflow.side import Owned, TensorFlowSide
 from pytest_fwcompare.errors import ModelError
 
 
@@ -134,6 +134,14 @@ def plain_attributes(owner: Any) -> dict[str, Any]:
     }
 
 
+def takes_mode(function: Any, training: bool) -> bool:
+    """Whether to pass `training`: in training, or where a plain call would lack it."""
+    if not accepts(function, "training"):
+        return False
+    default = inspect.signature(function).parameters["training"].default
+    return training or default is inspect.Parameter.empty
+
+
 def accepts(function: Any, keyword: str) -> bool:
     """Whether a callable takes that keyword by name."""
     try:
@@ -175,7 +183,7 @@ class ModuleSide(TensorFlowSide):
             return self._signature(arguments, tensors)
         positional = [t for a, t in zip(arguments, tensors, strict=True) if not a.keyword]
         named = {a.name: t for a, t in zip(arguments, tensors, strict=True) if a.keyword}
-        if accepts(type(self.model).__call__, "training"):
+        if takes_mode(type(self.model).__call__, training):
             named["training"] = training
         return self.model(*positional, **named)
 
@@ -228,7 +236,7 @@ class FunctionSide(TensorFlowSide):
             concrete = self.model.get_concrete_function(*positional, **named)
         self._found = tuple(concrete.graph.variables)
         self._owned = None
-        self._keep()
+        self._entries()
 
     def all_variables(self) -> list[Any]:
         """Those that the function reads."""
@@ -246,7 +254,7 @@ class FunctionSide(TensorFlowSide):
             return call_signature(self.model, arguments, tensors)
         positional = [t for a, t in zip(arguments, tensors, strict=True) if not a.keyword]
         named = {a.name: t for a, t in zip(arguments, tensors, strict=True) if a.keyword}
-        if accepts(self.model.python_function, "training"):
+        if takes_mode(self.model.python_function, training):
             named["training"] = training
         return self.model(*positional, **named)
 
@@ -278,11 +286,9 @@ class LegacyKerasSide(TensorFlowSide):
         """Several inputs of a functional model go in as one list."""
         positional = [t for a, t in zip(arguments, tensors, strict=True) if not a.keyword]
         named = {a.name: t for a, t in zip(arguments, tensors, strict=True) if a.keyword}
-        if accepts(self.model.call, "training"):
+        if takes_mode(self.model.call, training):
             named["training"] = training
         if getattr(self.model, "_is_graph_network", False) and len(positional) > 1:
             return self.model(positional, **named)
         return self.model(*positional, **named)
 
-
-__all__ = ["adopt", "to_numpy"]
