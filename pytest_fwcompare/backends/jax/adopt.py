@@ -20,23 +20,11 @@ from pytest_fwcompare.backends.base import (
     Stopwatch,
 )
 from pytest_fwcompare.backends.jax.models import Twin, Values, is_float
+from pytest_fwcompare.backends.jax.modes import x64
 from pytest_fwcompare.backends.jax.outputs import Outputs
 from pytest_fwcompare.backends.jax.passes import JaxPass, to_numpy
 from pytest_fwcompare.backends.jax.shadow import Lift, lifted
 from pytest_fwcompare.errors import ModelError, UsageError
-
-
-@contextlib.contextmanager
-def x64(enabled: bool) -> Iterator[None]:
-    """64-bit mode for a while; the user's setting is left as it was found."""
-    if hasattr(jax, "enable_x64"):
-        context = jax.enable_x64(enabled)
-    else:
-        from jax.experimental import enable_x64
-
-        context = enable_x64(enabled)
-    with context:
-        yield
 
 
 def quick_jit(function: Callable[..., Any], device: Any) -> Any:
@@ -256,11 +244,9 @@ class JaxSide(Side):
                 made = JaxPass(self, precision, outputs, changed, pull[0] if pull else None)
         self.leaks = list(self.lift.leaks)
         self.rounded_constants = list(self.lift.rounded)
-        if not training:
-            # A stream of random numbers goes on, as it does in the model itself.
-            for name, value in changed.items():
-                if name in self._others:
-                    self._others[name] = value
+        # Random streams go on, as they do in the model itself; all other state is put back.
+        streams = self.twin.streams()
+        self._others.update({name: changed[name] for name in streams if name in changed})
         return made
 
     def _recorded(
@@ -270,7 +256,7 @@ class JaxSide(Side):
 
         if precision != "double":
             raise UsageError("jax: only a pass in double precision can be recorded")
-        return record_pass(self, arguments, training), {}
+        return record_pass(self, arguments, training), {}  # random streams are put back
 
     def stopwatch(
         self, arguments: Sequence[Argument], cotangents: Mapping[str, Array] | None

@@ -120,6 +120,10 @@ class Twin(ABC):
         """What the function depends on besides arrays; another value means: trace again."""
         return None
 
+    def streams(self) -> set[str]:
+        """Names of arrays that count draws of random numbers."""
+        return set()
+
     def owner(self, path: str) -> tuple[str, Any]:
         """Path and object of the layer that owns an array, ("", None) where there is none."""
         steps = path.split(".")
@@ -309,6 +313,15 @@ class NnxTwin(Twin):
         graph, _, structure = self._split()
         return graph, structure
 
+    def streams(self) -> set[str]:
+        from flax import nnx
+
+        return {
+            ".".join(map(str, path))
+            for path, variable in nnx.to_flat_state(nnx.state(self.model))
+            if issubclass(getattr(variable, "type", type(variable)), nnx.RngState)
+        }
+
     def write(self, values: Mapping[str, Any]) -> None:
         from flax import nnx
 
@@ -418,6 +431,71 @@ class LinenTwin(Twin):
         return (layer, owner) if found == layer else (layer, None)
 
 
+class NetworkTwin(Twin):
+    """A described network that this package built."""
+
+    STREAM = "random draws"
+
+    def __init__(self, network: Any, own: bool) -> None:
+        self.model = network
+        if not own:
+            self.model = dataclasses.replace(
+                network,
+                params=copy.deepcopy(network.params),
+                buffers=copy.deepcopy(network.buffers),
+            )
+        self.draws = np.zeros((), np.uint32)
+
+    def leaves(self) -> list[tuple[str, Any, bool]]:
+        held = {
+            path_name(path): (leaf, trained)
+            for tree, trained in ((self.model.params, True), (self.model.buffers, False))
+            for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+        }
+        # In the order of the description: trees of JAX are sorted by name.
+        ordered = [(name, *held[name]) for name in self.model.network.parameters()]
+        return [*ordered, (self.STREAM, self.draws, False)]
+
+    def streams(self) -> set[str]:
+        return {self.STREAM}
+
+    def _trees(self, values: Mapping[str, Any]) -> tuple[Any, Any]:
+        params, buffers = (
+            jax.tree_util.tree_map_with_path(
+                lambda path, leaf: values.get(path_name(path), leaf), tree
+            )
+            for tree in (self.model.params, self.model.buffers)
+        )
+        return params, buffers
+
+    def write(self, values: Mapping[str, Any]) -> None:
+        self.model.params, self.model.buffers = self._trees(values)
+
+    def call(
+        self, values: Values, arguments: Sequence[Any], keywords: Values, training: bool
+    ) -> tuple[Any, Values]:
+        from pytest_fwcompare.backends.jax.watch import marked
+
+        params, buffers = self._trees(values)
+        draws = values[self.STREAM]
+        key = jax.random.fold_in(jax.random.key(0), draws) if training else None
+        mark = None if self.started is None else marked
+        output, after = self.model.run(
+            params, buffers, tuple(arguments), keywords, training, key, mark
+        )
+        if not training:
+            return output, {}
+        flat, _ = jax.tree_util.tree_flatten_with_path(after)
+        return output, {
+            **{path_name(path): leaf for path, leaf in flat},
+            self.STREAM: draws + np.uint32(1),
+        }
+
+    def owner(self, path: str) -> tuple[str, Any]:
+        name = path.partition(".")[0]
+        return name, self.model.network.layers.get(name)
+
+
 def twin_of(kind: str, model: Any, own: bool) -> Twin:
     """A twin of a model of that kind; the model itself where it need not be preserved."""
     if kind == "nnx":
@@ -431,6 +509,6 @@ def twin_of(kind: str, model: Any, own: bool) -> Twin:
         variables = dict(variables) if isinstance(variables, Mapping) else variables
         return LinenTwin(module, variables if own else copy.deepcopy(variables))
     if kind == "network":
-        return TreeTwin(model.params if own else copy.deepcopy(model.params), model.function)
+        return NetworkTwin(model, own)
     function, tree = model
     return TreeTwin(tree if own else copy.deepcopy(tree), function)

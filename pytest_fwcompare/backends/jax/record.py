@@ -174,7 +174,7 @@ class Recorder(Lift):
             self._copy(traced.source.record, facts[0], facts[1], self.options.get(facts[0], {}))
         return traced
 
-    def _copy(self, record: int, path: str, operation: str, facts: dict[str, Any]) -> None:
+    def _copy(self, record: int, path: str, operation: str, facts: Mapping[str, Any]) -> None:
         """The same value once more, as that of a whole module or function."""
         self.add(
             self.values[record], operation, Source((record,), (), record), (), facts, path=path
@@ -322,6 +322,7 @@ def record_pass(side: JaxSide, arguments: Sequence[Argument], training: bool) ->
         jaxpr, shape = jax.make_jaxpr(function, return_shape=True)(trained, floats, fixed, call)
     structure = jax.tree_util.tree_structure(shape)
     options = {path: options_of(module) for path, module in submodules(side.twin.root)}
+    options |= {p.layer: dict(p.options) for p in side.parameters() if p.layer not in options}
     recorders: list[Recorder] = []
 
     def run(trained: Any, floats: Any, nudges: Any, fixed: Any, call: Any) -> Any:

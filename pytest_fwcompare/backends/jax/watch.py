@@ -25,11 +25,10 @@ PARTS = ("Module", "List", "Dict", "Sequential")
 
 def scope_path(name_stack: Any) -> str | None:
     """The module path in a name stack: the innermost module's, or the user's own scopes."""
-    text = str(name_stack)
-    if found := SCOPE.findall(text):
-        return str(found[-1])
-    scopes = [word for word in text.split("/") if word and "(" not in word]
-    return ".".join(scopes) or None
+    # A stack has scopes and transforms (vmap, jvp); only scopes have plain names.
+    scopes = [e.name for e in getattr(name_stack, "stack", ()) if type(e).__name__ == "Scope"]
+    modules = [found[1] for scope in scopes if (found := SCOPE.fullmatch(scope))]
+    return (modules[-1] if modules else ".".join(scopes)) or None
 
 
 def marked(output: Any, path: str, kind: str) -> Any:
@@ -51,7 +50,12 @@ def watched(twin: Twin) -> Iterator[None]:
             yield
         return
     if not isinstance(twin, (EquinoxTwin, NnxTwin)):
-        yield
+        # A described network marks its layers itself when it is watched.
+        twin.started = lambda model: None
+        try:
+            yield
+        finally:
+            twin.started = None
         return
     paths: dict[int, tuple[Any, str]] = {}
     changed: dict[type, Any] = {}

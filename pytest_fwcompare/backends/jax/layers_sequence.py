@@ -1,0 +1,128 @@
+"""Recurrent layers by lax.scan, and attention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+
+from pytest_fwcompare.backends.jax.layers import Use, Value, compute, lowers
+from pytest_fwcompare.networks import layers as described
+
+State = tuple[Value, ...]
+"""Arrays (batch, units), the output first."""
+
+Step = Callable[[State, Value], State]
+"""The next state from the last one and x @ kernel + bias of the step, (batch, gates units)."""
+
+
+def unrolled(layer: described.Recurrent, use: Use, step: Step, states: int) -> Value:
+    """The last state, or all of them, of a cell applied step by step."""
+    projected = jnp.swapaxes(use.biased(use.x @ use.parameters["kernel"]), 0, 1)
+    zero = jnp.zeros((use.x.shape[0], layer.units), projected.dtype)
+
+    def body(state: State, item: Value) -> tuple[State, Value]:
+        state = step(state, item)
+        return state, state[0]
+
+    last, outputs = jax.lax.scan(body, (zero,) * states, projected, reverse=layer.reverse)
+    return jnp.swapaxes(outputs, 0, 1) if layer.return_sequences else last[0]
+
+
+@lowers(described.SimpleRNN)
+def _simple_rnn(layer: described.SimpleRNN, use: Use) -> Value:
+    recurrent = use.parameters["recurrent_kernel"]
+    function = {"tanh": jnp.tanh, "relu": jax.nn.relu}[layer.activation]
+    return unrolled(layer, use, lambda state, item: (function(item + state[0] @ recurrent),), 1)
+
+
+@lowers(described.LSTM)
+def _lstm(layer: described.LSTM, use: Use) -> Value:
+    recurrent = use.parameters["recurrent_kernel"]
+
+    def step(state: State, item: Value) -> State:
+        hidden, cell = state
+        inputs, forget, new, output = jnp.split(item + hidden @ recurrent, 4, -1)
+        cell = jax.nn.sigmoid(forget) * cell + jax.nn.sigmoid(inputs) * jnp.tanh(new)
+        return jax.nn.sigmoid(output) * jnp.tanh(cell), cell
+
+    return unrolled(layer, use, step, 2)
+
+
+@lowers(described.GRU)
+def _gru(layer: described.GRU, use: Use) -> Value:
+    recurrent, units = use.parameters["recurrent_kernel"], layer.units
+
+    def after(state: State, item: Value) -> State:
+        (hidden,) = state
+        sums = use.biased(hidden @ recurrent, "recurrent_bias")
+        gates = jax.nn.sigmoid(item[:, : 2 * units] + sums[:, : 2 * units])
+        reset, update = jnp.split(gates, 2, -1)
+        new = jnp.tanh(item[:, 2 * units :] + reset * sums[:, 2 * units :])
+        return ((1 - update) * new + update * hidden,)
+
+    def before(state: State, item: Value) -> State:
+        (hidden,) = state
+        sums = hidden @ recurrent[:, : 2 * units]
+        reset, update = jnp.split(jax.nn.sigmoid(item[:, : 2 * units] + sums), 2, -1)
+        new = jnp.tanh(item[:, 2 * units :] + (reset * hidden) @ recurrent[:, 2 * units :])
+        return ((1 - update) * new + update * hidden,)
+
+    return unrolled(layer, use, after if layer.reset == "after" else before, 1)
+
+
+@lowers(described.Bidirectional)
+def _bidirectional(layer: described.Bidirectional, use: Use) -> Value:
+    both = []
+    for prefix, direction in layer.directions.items():
+        parameters: Mapping[str, Any] = use.parameters[prefix]
+        both.append(compute(direction, Use(use.inputs, use.keywords, parameters)))
+    if layer.merge == "concatenate":
+        return jnp.concatenate(both, -1)
+    if layer.merge == "multiply":
+        return both[0] * both[1]
+    return (both[0] + both[1]) / (2 if layer.merge == "average" else 1)
+
+
+@lowers(described.MultiHeadAttention)
+def _attention(layer: described.MultiHeadAttention, use: Use) -> Value:
+    query, memory = use.inputs[0], use.inputs[-1]
+
+    def projected(name: str, x: Value) -> Value:
+        """(batch, time, heads, size)."""
+        value = use.biased(x @ use.parameters[f"{name}_kernel"], f"{name}_bias")
+        return value.reshape(*value.shape[:2], layer.heads, layer.size)
+
+    queries, keys = projected("query", query), projected("key", memory)
+    values = projected("value", memory)
+    scores = jnp.einsum("bthd,bshd->bhts", queries, keys) / float(layer.size) ** 0.5
+    allowed = _allowed(layer, use)
+    weights = jax.nn.softmax(scores) if allowed is None else masked_softmax(scores, allowed)
+    mixed = jnp.einsum("bhts,bshd->bthd", weights, values)
+    joined = mixed.reshape(*mixed.shape[:2], layer.heads * layer.size)
+    return use.biased(joined @ use.parameters["output_kernel"], "output_bias")
+
+
+def _allowed(layer: described.MultiHeadAttention, use: Use) -> Value | None:
+    """True where a target step may attend to a source step; broadcasts to the scores."""
+    allowed = None
+    if "mask" in use.keywords:
+        allowed = use.keywords["mask"].astype(bool)[:, None, None, :]
+    if layer.causal:
+        target, source = use.inputs[0].shape[1], use.inputs[-1].shape[1]
+        earlier = np.tri(target, source, dtype=bool)[None, None]
+        allowed = earlier if allowed is None else allowed & earlier
+    return allowed
+
+
+def masked_softmax(scores: Value, allowed: Value) -> Value:
+    """Softmax over the last axis where allowed; weights of zero where nothing is."""
+    highest = jnp.max(scores, -1, keepdims=True, initial=-np.inf, where=allowed)
+    highest = jax.lax.stop_gradient(jnp.where(jnp.isfinite(highest), highest, 0))
+    # Cells that are left out are moved to zero before exp, so that no infinity arises.
+    powers = jnp.where(allowed, jnp.exp(jnp.where(allowed, scores - highest, 0)), 0)
+    total = jnp.sum(powers, -1, keepdims=True)
+    return powers / jnp.where(total == 0, 1, total)
