@@ -226,8 +226,8 @@ def _activation(layer: described.Activation, to: Context) -> Native:
         made = keras.layers.Activation(function, **to.common)
     if function.startswith("gelu"):
         notices = (
-            f"{layer.label}: TensorFlow's gelu rounds its constant to float32, which is up to "
-            f"about 1e-8 off in float64",
+            f"{layer.label}: TensorFlow's gelu rounds its constants to float32, which is up to "
+            f"1e-8 off in float64",
         )
     return Native((made,), notices=notices)
 

@@ -28,7 +28,7 @@ class PaddedEmbedding(keras.layers.Embedding):  # type: ignore[misc]
 
     def get_config(self) -> dict[str, Any]:
         """What the layer was made with."""
-        return super().get_config() | {"padding_index": self.padding_index}
+        return {**super().get_config(), "padding_index": self.padding_index}
 
 
 @registered
@@ -159,16 +159,24 @@ class EmptyRowAttention(keras.layers.MultiHeadAttention):  # type: ignore[misc]
     """
 
     def _compute_attention(
-        self, query: Any, key: Any, value: Any, attention_mask: Any = None, **options: Any
+        self,
+        query: Any,
+        key: Any,
+        value: Any,
+        attention_mask: Any = None,
+        *more: Any,
+        **named: Any,
     ) -> Any:
-        heads, scores = super()._compute_attention(query, key, value, attention_mask, **options)
+        heads, scores = super()._compute_attention(
+            query, key, value, attention_mask, *more, **named
+        )
         if attention_mask is None:
             return heads, scores
         some = ops.any(attention_mask, axis=-1)[..., None, None]
         return ops.where(some, heads, ops.zeros_like(heads)), scores
 
 
-@registered
+@registered  # type: ignore[untyped-decorator]
 def gelu_tanh(x: Any) -> Any:
     """The tanh form of GELU."""
     return keras.activations.gelu(x, approximate=True)

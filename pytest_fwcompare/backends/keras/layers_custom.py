@@ -30,7 +30,7 @@ class Configured(keras.layers.Layer):  # type: ignore[misc]
 
     def get_config(self) -> dict[str, Any]:
         """What the layer was made with."""
-        return super().get_config() | self.options
+        return {**super().get_config(), **self.options}
 
 
 @registered

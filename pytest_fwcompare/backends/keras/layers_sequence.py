@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
+import numpy as np
 
 from pytest_fwcompare.backends.keras import layers_algebra as algebra
 from pytest_fwcompare.backends.keras.layers import Context, Native, Stored, makes
@@ -103,4 +105,15 @@ def _attention(layer: described.MultiHeadAttention, to: Context) -> Native:
             found.append((variable, (name,), Reshape(tuple(variable.shape))))
         return found
 
-    return Native((made,), stored, call)
+    return Native((made,), stored, call, _scale_notices(layer))
+
+
+def _scale_notices(layer: described.MultiHeadAttention) -> tuple[str, ...]:
+    scale = 1 / math.sqrt(layer.size)
+    rounded = float(np.float32(scale))
+    if rounded == scale:
+        return ()
+    return (
+        f"{layer.label}: Keras' attention rounds its scale to float32 on TensorFlow: "
+        f"{rounded!r} for {scale!r}",
+    )

@@ -106,7 +106,7 @@ def _conv_transpose(layer: described.ConvTranspose, to: Context) -> Native:
     crops = tuple(
         (before, after - more) for (before, after), more in zip(layer.crops(), extra, strict=True)
     )
-    arguments = {
+    arguments: dict[str, Any] = {
         "filters": layer.filters,
         "kernel_size": kernel_size,
         "strides": stride,
