@@ -149,8 +149,8 @@ class TorchSide(Side):
             from pytest_fwcompare.backends.torch.record import Recorder
 
             held = {id(slot.tensor): name for name, slot in self.slots("double").items()}
-            return Recorder(self._names, self._lifted, held)
-        return Float64Mode(self._names, self._lifted)
+            return Recorder(self._names, self._lifted, self.dtype, held)
+        return Float64Mode(self._names, self._lifted, self.dtype)
 
     def tensors(
         self, arguments: Sequence[Argument], precision: Precision, gradients: bool
@@ -261,7 +261,7 @@ class TorchPass(Pass):
                     twin,
                     training=self._training,
                     gradients=self._gradients,
-                    double=self._mode is not None,
+                    shadow_of=None if self._mode is None else side.dtype,
                     seed=TRAINING_SEED if self._training else None,
                 ) as copies,
                 self._mode or contextlib.nullcontext(),

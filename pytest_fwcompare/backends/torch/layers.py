@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from pytest_fwcompare.backends.torch.lowering import Lowered, Use, lower, renamed
+from pytest_fwcompare.backends.torch.replacements import celu, hardsigmoid
 from pytest_fwcompare.networks import layers as described
 from pytest_fwcompare.weights.transforms import Transpose
 
@@ -42,6 +43,20 @@ def _(layer: described.PositionalEmbedding, use: Use) -> Lowered:
     return Lowered(PositionalEmbedding(layer.length, use.features), renamed(weight="table"))
 
 
+class HardSigmoid(nn.Hardsigmoid):  # type: ignore[misc]
+    """`torch.nn.Hardsigmoid` without its float32 constant."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return hardsigmoid(x, self.inplace)
+
+
+class CELU(nn.CELU):  # type: ignore[misc]
+    """`torch.nn.CELU` without its float32 constant."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return celu(x, self.alpha, self.inplace)
+
+
 @lower.register
 def _(layer: described.Activation, use: Use) -> Lowered:
     made: dict[str, nn.Module] = {
@@ -56,13 +71,13 @@ def _(layer: described.Activation, use: Use) -> Lowered:
         "mish": nn.Mish(),
         "tanh": nn.Tanh(),
         "sigmoid": nn.Sigmoid(),
-        "hard_sigmoid": nn.Hardsigmoid(),
+        "hard_sigmoid": HardSigmoid(),
         "hard_silu": nn.Hardswish(),
         "softplus": nn.Softplus(threshold=SOFTPLUS_THRESHOLD),
         "softsign": nn.Softsign(),
     }
     if layer.function == "celu":
-        return Lowered(nn.CELU(layer.parameter))
+        return Lowered(CELU(layer.parameter))
     return Lowered(made[layer.function])
 
 

@@ -44,8 +44,7 @@ class Recorder(Float64Mode):
     """A float64 mode that keeps what every call gave.
 
     Args:
-        names: path of each module of the twin, by id.
-        lifted: see `Float64Mode`.
+        names, lifted, working: see `Float64Mode`.
         held: name of each parameter and buffer, by id of its tensor.
     """
 
@@ -53,9 +52,10 @@ class Recorder(Float64Mode):
         self,
         names: Mapping[int, str],
         lifted: dict[int, tuple[Any, int, Any]],
+        working: torch.dtype,
         held: Mapping[int, str],
     ) -> None:
-        super().__init__(names, lifted)
+        super().__init__(names, lifted, working)
         self.drafts: list[Draft] = []
         self._held = dict(held)
         self._known: dict[int, int] = {}

@@ -17,6 +17,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from pytest_fwcompare.backends.constants import restore
+from pytest_fwcompare.backends.torch.replacements import REPLACED, with_defaults
+from pytest_fwcompare.backends.torch.twin import short
 
 WIDER = {
     torch.float32: torch.float64,
@@ -35,14 +37,26 @@ LEGACY = ("FloatTensor", "HalfTensor", "BFloat16Tensor")
 class Float64Mode(TorchFunctionMode):  # type: ignore[misc]
     """Widens every dtype and every narrower float tensor to float64.
 
+    Args:
+        names: path of each module of the twin, by id.
+        lifted: tensors met before, by id, with their version and float64 values; kept by the side.
+        working: dtype the comparison is about; what torch derives from the dtype is derived from
+            this one.
+
     Attributes:
         leaks: operations that gave a narrower dtype nevertheless, and where.
         rounded: constants that could not be restored from float32, and where they were met.
     """
 
-    def __init__(self, names: Mapping[int, str], lifted: dict[int, tuple[Any, int, Any]]) -> None:
+    def __init__(
+        self,
+        names: Mapping[int, str],
+        lifted: dict[int, tuple[Any, int, Any]],
+        working: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__()
         self.names = names
+        self.working = working
         self.leaks: list[str] = []
         self.rounded: list[str] = []
         # By id, with the tensor itself so that the id stays its own, and its version.
@@ -68,6 +82,7 @@ class Float64Mode(TorchFunctionMode):  # type: ignore[misc]
         if not (operation == "view" and len(args) == 2 and isinstance(args[1], torch.dtype)):
             args = tuple(self.lift(value, operation) for value in args)
         keywords = {key: self.lift(value, operation) for key, value in (kwargs or {}).items()}
+        args, keywords = with_defaults(operation, args, keywords, self.working)
         return self.run(func, operation, args, keywords)
 
     def run(
@@ -78,7 +93,7 @@ class Float64Mode(TorchFunctionMode):  # type: ignore[misc]
         kwargs: dict[str, Any],
     ) -> Any:
         """Run one operation on lifted arguments; its result is float64, too."""
-        return self.settle(func(*args, **kwargs), operation)
+        return self.settle(REPLACED.get(func, func)(*args, **kwargs), operation)
 
     def property(self, func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """Read a property such as `x.shape` or `x.mT`."""
@@ -189,11 +204,6 @@ SPECIAL = {
     "idiv": "div_",
     "ipow": "pow_",
 }
-
-
-def short(dtype: torch.dtype) -> str:
-    """NumPy's word for a dtype: "float32"."""
-    return str(dtype).removeprefix("torch.")
 
 
 def _retyped(operation: str, args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from pytest_fwcompare.backends.base import Parameter
+from pytest_fwcompare.backends.torch.replacements import finfo_of
 from pytest_fwcompare.errors import ModelError
 
 DTYPES = {
@@ -229,7 +230,7 @@ def guarded(
     *,
     training: bool,
     gradients: bool,
-    double: bool,
+    shadow_of: torch.dtype | None,
     seed: int | None = None,
 ) -> Iterator[dict[int, torch.Tensor]]:
     """Run the model without a trace: in the block its buffers are copies, then all is put back.
@@ -237,6 +238,13 @@ def guarded(
     Put back are buffers, attributes that modules set on themselves, training flags, default dtype
     and the random state of torch, NumPy and Python. Every block draws other random numbers, so a
     model that is random shows it, unless `seed` is given.
+
+    Args:
+        model: a twin.
+        training: run in training mode.
+        gradients: keep what a backward pass needs.
+        shadow_of: the working dtype if this is its float64 shadow, else None.
+        seed: of the random numbers.
 
     Yields:
         The copies of the buffers by id of the original.
@@ -254,9 +262,10 @@ def guarded(
         torch.set_grad_enabled(gradients),
         _full_precision(bool(cuda)),
         _copied_buffers(modules, copies, scripted),
+        contextlib.nullcontext() if shadow_of is None else finfo_of(shadow_of),
     ):
         _draw_seed(next(_seeds) if seed is None else seed, bool(cuda))
-        if double:
+        if shadow_of is not None:
             torch.set_default_dtype(torch.float64)
         if training:
             model.train()
