@@ -68,6 +68,18 @@ class JaxSide(Side):
             name: value for name, value, _ in self.twin.leaves() if not is_float(value)
         }
 
+    def prepare(self, arguments: Sequence[Argument]) -> None:
+        with self.errors("forward"), self.context("working"):
+            call = self.given(arguments, "working")
+
+            def run() -> Any:
+                # A function of its own: what was traced before is not run again.
+                function = self.function(False)
+                return jax.eval_shape(lambda t, f, x, c: function({**x, **t}, *c.filled(f)), *call)
+
+            if self.twin.explore(run):
+                self._parameters = self.twin.parameters()
+
     # The model and its arrays
 
     @property

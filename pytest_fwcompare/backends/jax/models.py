@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import inspect
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -19,21 +17,6 @@ from pytest_fwcompare.errors import UsageError
 
 Values = dict[str, Any]
 """Arrays by name."""
-
-TRAINING_FLAGS = {
-    "train": True,
-    "training": True,
-    "is_training": True,
-    "deterministic": False,
-    "use_running_average": False,
-    "inference": False,
-}
-"""Keyword arguments by which a linen module is told its mode, with their value in training."""
-
-
-def dtype_of(value: Any) -> Any:
-    """The dtype, extended ones (random keys) included; None for what is no array."""
-    return getattr(value, "dtype", None) if isinstance(value, (jax.Array, np.ndarray)) else None
 
 
 def is_array(value: Any) -> bool:
@@ -91,10 +74,12 @@ class Twin(ABC):
 
     Attributes:
         model: the native object.
+        intercepted: True where flax.linen itself tells of every call of a submodule.
         started: told the object that is about to be called, at every trace.
     """
 
     model: Any
+    intercepted: ClassVar[bool] = False
     started: Callable[[Any], None] | None = None
 
     @property
@@ -141,9 +126,10 @@ class Twin(ABC):
         """Float arrays in definition order, tied ones once."""
         seen: dict[int, int] = {}
         made: list[Parameter] = []
-        for name, value, trainable in self.leaves():
-            if not is_float(value):
-                continue
+        leaves = [leaf for leaf in self.leaves() if is_float(leaf[1])]
+        # JAX sorts dictionaries and attributes by name; their own order says more.
+        leaves.sort(key=lambda leaf: definition_place(self.ordered, leaf[0]))
+        for name, value, trainable in leaves:
             if id(value) in seen:
                 first = made[seen[id(value)]]
                 made[seen[id(value)]] = dataclasses.replace(first, aliases=(*first.aliases, name))
@@ -159,10 +145,23 @@ class Twin(ABC):
                     layer=layer,
                     kind=self.kind(layer, owner),
                     role=name.rpartition(".")[2],
-                    options={} if owner is None else options_of(owner),
+                    options=self.options(layer, owner),
                 )
             )
         return made
+
+    @property
+    def ordered(self) -> Any:
+        """The object whose attributes and keys have the order of definition."""
+        return self.root
+
+    def explore(self, run: Callable[[], Any]) -> bool:
+        """Learn from a call what the model does not tell by itself; False if there is nothing."""
+        return False
+
+    def options(self, layer: str, owner: Any) -> dict[str, Any]:
+        """Plain facts of a layer."""
+        return {} if owner is None else options_of(owner)
 
     def kind(self, layer: str, owner: Any) -> str:
         """Class name of a layer."""
@@ -177,6 +176,25 @@ def child(owner: Any, step: str) -> Any:
         with contextlib.suppress(Exception):
             return owner[int(step)]
     return getattr(owner, step, None)
+
+
+def definition_place(root: Any, name: str) -> tuple[int, ...]:
+    """Where an array stands in the order in which attributes and keys were defined."""
+    place = []
+    found = root
+    for step in name.split("."):
+        keys: list[Any] = []
+        if isinstance(found, Mapping):
+            keys = [str(key) for key in found]
+        elif not step.isdigit():
+            fields = getattr(type(found), "__dataclass_fields__", None)
+            keys = list(fields or getattr(found, "__dict__", ()))
+        if step in keys:
+            place.append(keys.index(step))
+        else:
+            place.append(int(step) if step.isdigit() else len(keys))
+        found = None if found is None else child(found, step)
+    return tuple(place)
 
 
 def is_container(value: Any) -> bool:
@@ -279,158 +297,6 @@ class EquinoxTwin(TreeTwin):
         return super().call(values, arguments, keywords, training)
 
 
-class NnxTwin(Twin):
-    """flax.nnx: `Param` variables are trained, all others are buffers."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-
-    def _split(self) -> tuple[Any, list[tuple[str, Any]], Any]:
-        from flax import nnx
-
-        graph, state = nnx.split(self.model)
-        flat, structure = jax.tree_util.tree_flatten_with_path(state)
-        return graph, [(self._name(path), leaf) for path, leaf in flat], structure
-
-    @staticmethod
-    def _name(path: Sequence[Any]) -> str:
-        if path and isinstance(path[-1], jax.tree_util.GetAttrKey):
-            path = path[:-1]  # .value of the variable
-        return path_name(path)
-
-    def leaves(self) -> list[tuple[str, Any, bool]]:
-        from flax import nnx
-
-        _, flat, _ = self._split()
-        trained = {
-            ".".join(map(str, path))
-            for path, variable in nnx.to_flat_state(nnx.state(self.model))
-            if issubclass(getattr(variable, "type", type(variable)), nnx.Param)
-        }
-        return [(name, leaf, name in trained and is_float(leaf)) for name, leaf in flat]
-
-    def structure(self) -> Any:
-        graph, _, structure = self._split()
-        return graph, structure
-
-    def streams(self) -> set[str]:
-        from flax import nnx
-
-        return {
-            ".".join(map(str, path))
-            for path, variable in nnx.to_flat_state(nnx.state(self.model))
-            if issubclass(getattr(variable, "type", type(variable)), nnx.RngState)
-        }
-
-    def write(self, values: Mapping[str, Any]) -> None:
-        from flax import nnx
-
-        _, flat, structure = self._split()
-        leaves = [values.get(name, leaf) for name, leaf in flat]
-        nnx.update(self.model, jax.tree_util.tree_unflatten(structure, leaves))
-
-    def call(
-        self, values: Values, arguments: Sequence[Any], keywords: Values, training: bool
-    ) -> tuple[Any, Values]:
-        from flax import nnx
-
-        graph, flat, structure = self._split()
-        leaves = [values.get(name, leaf) for name, leaf in flat]
-        model = nnx.merge(graph, jax.tree_util.tree_unflatten(structure, leaves))
-        if training and hasattr(model, "train"):
-            model.train()
-        if self.started is not None:
-            self.started(model)
-        output = model(*arguments, **keywords)
-        flat_after, _ = jax.tree_util.tree_flatten_with_path(nnx.state(model))
-        after = {self._name(path): leaf for path, leaf in flat_after}
-        before = dict(zip((name for name, _ in flat), leaves, strict=True))
-        return output, {
-            name: leaf
-            for name, leaf in after.items()
-            if name in before and leaf is not before[name]
-        }
-
-
-class LinenTwin(Twin):
-    """flax.linen: (module, variables); the collection "params" is trained, others are buffers."""
-
-    def __init__(self, module: Any, variables: Any) -> None:
-        self.module = module
-        self.variables = variables
-
-    @property
-    def model(self) -> Any:
-        return (self.module, self.variables)
-
-    @property
-    def root(self) -> Any:
-        with contextlib.suppress(Exception):
-            return self.module.bind(self.variables)
-        return self.module
-
-    def _named(self) -> dict[str, tuple[str, Any, Any]]:
-        """Collection, key path and leaf by name; the collection is in the name where needed."""
-        flat, _ = jax.tree_util.tree_flatten_with_path(self.variables)
-        named: dict[str, tuple[str, Any, Any]] = {}
-        for path, leaf in flat:
-            collection, name = key_text(path[0]), path_name(path[1:])
-            named[f"{collection}.{name}" if name in named else name] = (collection, path, leaf)
-        return named
-
-    def leaves(self) -> list[tuple[str, Any, bool]]:
-        return [
-            (name, leaf, collection == "params" and is_float(leaf))
-            for name, (collection, _, leaf) in self._named().items()
-        ]
-
-    def structure(self) -> Any:
-        return jax.tree_util.tree_structure(self.variables)
-
-    def write(self, values: Mapping[str, Any]) -> None:
-        self.variables = self._with(values)
-
-    def _with(self, values: Mapping[str, Any]) -> Any:
-        leaves = [values.get(name, leaf) for name, (_, _, leaf) in self._named().items()]
-        structure = jax.tree_util.tree_structure(self.variables)
-        return jax.tree_util.tree_unflatten(structure, leaves)
-
-    def call(
-        self, values: Values, arguments: Sequence[Any], keywords: Values, training: bool
-    ) -> tuple[Any, Values]:
-        flags = {
-            flag: value if training else not value
-            for flag, value in TRAINING_FLAGS.items()
-            if flag in inspect.signature(type(self.module).__call__).parameters
-            and flag not in keywords
-        }
-        variables = self._with(values)
-        if not training:
-            return self.module.apply(variables, *arguments, **flags, **keywords), {}
-        mutable = [name for name in variables if name != "params"]
-        output, state = self.module.apply(
-            variables, *arguments, mutable=mutable, **flags, **keywords
-        )
-        merged = LinenTwin(self.module, {**variables, **state})
-        return output, {
-            name: leaf
-            for name, (collection, _, leaf) in merged._named().items()
-            if collection != "params"
-        }
-
-    def kind(self, layer: str, owner: Any) -> str:
-        found = super().kind(layer, owner)
-        last = layer.rpartition(".")[2] if layer else ""
-        if automatic := re.fullmatch(r"([A-Z]\w*?)_\d+", last):
-            return automatic[1]
-        return found
-
-    def owner(self, path: str) -> tuple[str, Any]:
-        layer = path.rpartition(".")[0]
-        found, owner = super().owner(path)
-        return (layer, owner) if found == layer else (layer, None)
-
-
 class NetworkTwin(Twin):
     """A described network that this package built."""
 
@@ -491,6 +357,15 @@ class NetworkTwin(Twin):
             self.STREAM: draws + np.uint32(1),
         }
 
+    @property
+    def ordered(self) -> Any:
+        order: dict[str, Any] = {}
+        for name in self.model.network.parameters():
+            found = order
+            for step in name.split("."):
+                found = found.setdefault(step, {})
+        return order
+
     def owner(self, path: str) -> tuple[str, Any]:
         name = path.partition(".")[0]
         return name, self.model.network.layers.get(name)
@@ -498,16 +373,12 @@ class NetworkTwin(Twin):
 
 def twin_of(kind: str, model: Any, own: bool) -> Twin:
     """A twin of a model of that kind; the model itself where it need not be preserved."""
-    if kind == "nnx":
-        from flax import nnx
+    if kind in ("nnx", "linen"):
+        from pytest_fwcompare.backends.jax.models_flax import flax_twin
 
-        return NnxTwin(model if own else nnx.clone(model))
+        return flax_twin(kind, model, own)
     if kind == "equinox":
         return EquinoxTwin(model if own else copy.deepcopy(model))
-    if kind == "linen":
-        module, variables = model
-        variables = dict(variables) if isinstance(variables, Mapping) else variables
-        return LinenTwin(module, variables if own else copy.deepcopy(variables))
     if kind == "network":
         return NetworkTwin(model, own)
     function, tree = model

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
-from pytest_fwcompare.backends.jax.models import EquinoxTwin, LinenTwin, NnxTwin, Twin, is_float
+from pytest_fwcompare.backends.jax.models import Twin, is_float
 
 SCOPE = re.compile(r"module<([^<>]*)>")
 """A name scope that stands for a module path."""
@@ -45,17 +45,9 @@ def watched(twin: Twin) -> Iterator[None]:
 
     The classes of the submodules are changed for that while and put back.
     """
-    if isinstance(twin, LinenTwin):
+    if twin.intercepted:
         with _linen():
             yield
-        return
-    if not isinstance(twin, (EquinoxTwin, NnxTwin)):
-        # A described network marks its layers itself when it is watched.
-        twin.started = lambda model: None
-        try:
-            yield
-        finally:
-            twin.started = None
         return
     paths: dict[int, tuple[Any, str]] = {}
     changed: dict[type, Any] = {}
@@ -97,8 +89,11 @@ def _linen() -> Iterator[None]:
 
     def interceptor(call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
         path = ".".join(context.module.path)
-        if not path or context.method_name != "__call__":
+        if context.method_name != "__call__":
             return call(*arguments, **keywords)
+        if not path:
+            with jax.named_scope("module<>"):
+                return call(*arguments, **keywords)
         with jax.named_scope(f"module<{path}>"):
             return marked(call(*arguments, **keywords), path, type(context.module).__name__)
 
