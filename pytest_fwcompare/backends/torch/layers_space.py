@@ -31,9 +31,14 @@ def pad(
     return F.pad(x, flat, mode, value) if mode == "constant" else F.pad(x, flat, mode)
 
 
-def symmetric(padding: Any, pairs: Pads) -> tuple[int, ...] | None:
-    """One amount an axis where both sides are equal whatever the size; None otherwise."""
-    if padding == "same" or any(before != after for before, after in pairs):
+def symmetric(layer: Any, stride: Any) -> tuple[int, ...] | None:
+    """One amount an axis where both sides are equal whatever the size; None otherwise.
+
+    "same" is such a case where the stride is 1 and the window covers an odd number of cells.
+    """
+    pairs = layer.pads(*(1,) * layer.space)
+    moves = any(step > 1 for step in expand(stride, layer.space))
+    if (layer.padding == "same" and moves) or any(before != after for before, after in pairs):
         return None
     return tuple(before for before, _ in pairs)
 
@@ -62,7 +67,7 @@ def convolution(
             ("dilation", layer.dilation),
         )
     }
-    plain = symmetric(layer.padding, layer.pads(*(1,) * axes))
+    plain = symmetric(layer, layer.stride)
     module = CONVOLUTIONS[axes](
         features, filters, padding=plain or 0, groups=groups, bias=use_bias, **amounts
     )
@@ -167,7 +172,7 @@ def _(layer: described.ConvTranspose, use: Use) -> Lowered:
 
 def _plain_pool(layer: described.Pool) -> tuple[int, ...] | None:
     """Padding that torch's own pooling takes: equal sides of at most half a window."""
-    plain = symmetric(layer.padding, layer.pads(*(1,) * layer.space))
+    plain = symmetric(layer, layer.strides)
     pool = expand(layer.pool_size, layer.space)
     if plain is None or any(2 * p > k for p, k in zip(plain, pool, strict=True)):
         return None
