@@ -31,9 +31,12 @@ def pulled(
     def positional(values: Any) -> Any:
         made = function({name: values[i] for i, name in enumerate(names)})
         outputs.extend(made)
-        return traced_tuple(tuple(made.values()))
+        # An argument among the outputs: autograd warns where nothing depends on anything.
+        return traced_tuple((*made.values(), values[0]))
 
-    vjp, answers = make_vjp(positional)(tuple(leaves[name] for name in names))
+    if not leaves:
+        return {k: np.asarray(v) for k, v in function({}).items()}, lambda cotangents: {}
+    vjp, (*answers, first) = make_vjp(positional)(tuple(leaves[name] for name in names))
     values = {name: np.asarray(value) for name, value in zip(outputs, answers, strict=True)}
 
     def pull(cotangents: Mapping[str, Array]) -> dict[str, Array]:
@@ -44,7 +47,7 @@ def pulled(
             for name, value in values.items()
         )
         with np.errstate(all="ignore"):
-            gradients = vjp(seeds)
+            gradients = vjp((*seeds, np.zeros_like(first)))
         return {
             name: np.asarray(gradient) for name, gradient in zip(names, gradients, strict=True)
         }
