@@ -146,7 +146,7 @@ def describe(parameter: Parameter, siblings: Sequence[Parameter], framework: str
         return vector(parameter, "other", certain)
     if word in MEAN | VARIANCE and not parameter.trainable:
         return vector(parameter, "mean" if word in MEAN else "variance", certain)
-    if word in SHIFT and not (rank > 1 and "dense" not in kind and long_axes(parameter) > 1):
+    if word in SHIFT and (long_axes(parameter) < 2 or base_kind(parameter) in GENERAL_LINEAR):
         return vector(parameter, "bias", certain)
     if word in SCALE or (is_norm and word in KERNEL):
         return vector(parameter, "scale", certain)

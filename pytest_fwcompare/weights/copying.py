@@ -16,7 +16,7 @@ from pytest_fwcompare.backends.base import Parameter
 from pytest_fwcompare.errors import MappingError
 from pytest_fwcompare.weights import mapping as plain
 from pytest_fwcompare.weights.recognise import recognise
-from pytest_fwcompare.weights.transforms import Parallel, Sum, Transform, Zeros
+from pytest_fwcompare.weights.transforms import Identity, Parallel, Sum, Transform, Zeros
 
 Array = np.ndarray
 
@@ -201,6 +201,8 @@ def _sums(
             continue
         steps = tuple(parts[name][source] for source in pair)
         alike = all(step == steps[0] for step in steps)
-        transform: Transform = Sum().then(steps[0]) if alike else Parallel(steps, Sum())
+        transform: Transform = Sum() if alike else Parallel(steps, Sum())
+        if alike and not isinstance(steps[0], Identity):
+            transform = Sum().then(steps[0])
         links.append(plain.Link(name, pair, transform, f"{COPIED}: a sum of two"))
     return links, unmatched

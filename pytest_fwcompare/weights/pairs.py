@@ -271,6 +271,16 @@ def simplest(blocks: tuple[tuple[tuple[int, int, int], ...], ...], counts: list[
             order = tuple(terms[0][1] for terms in blocks)
             same = order == tuple(range(counts[0]))
             return Sum() if same else Chain((Sum(), Blocks(order, 0)))
+    size = len(blocks) // len(counts)
+    if None not in flat and set(counts) == {size}:
+        # Whole sources one after the other, each with its blocks in the same order.
+        orders = {
+            tuple(term[1] for term in flat[k * size : (k + 1) * size] if term and term[0] == k)
+            for k in range(len(counts))
+        }
+        order = orders.pop()
+        if not orders and sorted(order) == list(range(size)):
+            return Each(Blocks(order, 0), Concatenate(0))
     return Assemble(blocks, 0)
 
 

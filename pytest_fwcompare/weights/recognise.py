@@ -80,6 +80,10 @@ def recognise_one(index: Array, shape: tuple[int, ...]) -> Transform | None:
     places = np.arange(int(np.prod(shape)), dtype=np.int64)
     if index.size == places.size and np.array_equal(index.ravel(), places):
         return compose(shape, Reshape(target))
+    if len(shape) == index.ndim:
+        direct = _axes_moved(index, places.reshape(shape))
+        if direct is not None:
+            return compose(shape, *direct)
     own = tuple(length for length in shape if length != 1)
     wanted = tuple(length for length in target if length != 1)
     flat = index.reshape(wanted)

@@ -17,6 +17,7 @@ from pytest_fwcompare.weights.conventions import (
     Slot,
     base_kind,
     describe,
+    is_certain,
     role_word,
     slot,
 )
@@ -213,7 +214,7 @@ def plain_layer(members: list[Parameter]) -> bool:
     kernels = [p for p in members if sum(length != 1 for length in p.shape) > 1]
     roles = [p.role for p in members]
     known = SCALE | SHIFT | MEAN | VARIANCE | KERNEL
-    return bool(members[0].layer) and (
+    return bool(members[0].layer or is_certain(members[0])) and (
         len(kernels) <= 1
         and len(set(roles)) == len(roles)
         and all(any(word in known for word in re.split(r"[_.]", role)) for role in roles)
@@ -248,5 +249,5 @@ def belongs(parameter: Parameter, stem: str, group: tuple[str, list[Parameter]])
         and len(members) == 1
         and len(first.shape) >= 2
         and len(parameter.shape) == 1
-        and parameter.shape[0] in (first.shape[0], first.shape[-1])
+        and parameter.shape[0] in first.shape
     )
