@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 _PLACES = {
     "compare": "pytest_fwcompare.comparison",
+    "as_function": "pytest_fwcompare.sides",
     "TensorSpec": "pytest_fwcompare.inputs.spec",
     "Comparison": "pytest_fwcompare.records",
     "FwcompareError": "pytest_fwcompare.errors",
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pytest_fwcompare.inputs import strategies as strategies
     from pytest_fwcompare.inputs.spec import TensorSpec as TensorSpec
     from pytest_fwcompare.records import Comparison as Comparison
+    from pytest_fwcompare.sides import as_function as as_function
     from pytest_fwcompare.weights import transforms as transforms
 
 

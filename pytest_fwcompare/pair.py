@@ -350,7 +350,7 @@ class Pair:
     ) -> tuple[int, ...] | None:
         if sorted(shape) != sorted(native):
             return None
-        likely = [s.to_port for s in self.plan.specs.values() if s.to_port is not None]
+        likely = [s.to_port for s in self.plan.layouts.values() if s.to_port is not None]
         for axes in likely:
             if len(axes) == len(shape) and tuple(shape[i] for i in axes) == native:
                 return axes
@@ -368,7 +368,7 @@ class Pair:
     ) -> dict[str, Array]:
         made = {}
         for name, value in gradients.inputs.items():
-            spec = self.plan.specs.get(name)
+            spec = self.plan.layouts.get(name)
             axes = spec.to_port if spec is not None and role == "port" else None
             if axes is None:
                 axes = opened.input_axes.get(name)
@@ -528,7 +528,7 @@ def arguments(
     """
     made = []
     for name in plan.order:
-        spec = plan.specs.get(name)
+        spec = plan.layouts.get(name)
         value = inputs[name]
         axes = spec.to_port if spec is not None and role == "port" else None
         if axes is None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_fwcompare.backends.base import Backend, Built, Placement, Side
+import numpy as np
+
+from pytest_fwcompare.backends.base import Argument, Backend, Built, Placement, Side
 from pytest_fwcompare.backends.registry import owner, require
 from pytest_fwcompare.errors import FrameworkUnavailable, ModelError, UsageError
 from pytest_fwcompare.networks.graph import Network
@@ -163,3 +165,26 @@ def _call_factory(factory: Any, role: str) -> Any:
             f"{role}: the factory {name} returned None; expected a model. Is a return missing?"
         )
     return made
+
+
+def as_function(model: Any, *, dtype: str = "float32", device: str = "cpu") -> Callable[..., Any]:
+    """Any model as a function of NumPy arrays, in inference mode.
+
+    Args:
+        model: of any framework, in its own axis order.
+        dtype: working dtype.
+        device: "cpu" or "cuda[:N]".
+
+    Returns:
+        A function of as many arrays as the model has inputs; it returns one array, or a dict of
+        them by name where the model has several outputs.
+    """
+    opened = open_side(model, "model", dtype=dtype, device=device, mode="eager")
+
+    def run(*arrays: Any) -> Any:
+        named = [Argument(str(place), np.asarray(value)) for place, value in enumerate(arrays)]
+        passed = opened.side.forward(named, precision="working", gradients=False)
+        outputs = passed.outputs
+        return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+
+    return run

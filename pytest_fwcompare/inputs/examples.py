@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,8 @@ class Plan:
     """What the inputs of a comparison can be.
 
     Attributes:
-        specs: inputs described by specs.
+        specs: inputs described by specs, whose values are drawn.
+        layouts: all inputs that have a spec, for their axes and how they are passed.
         given: inputs given as arrays, the same in every example.
         searched: inputs given as Hypothesis strategies.
         order: names of all inputs in order.
@@ -64,6 +65,7 @@ class Plan:
     order: tuple[str, ...]
     weight_states: tuple[str, ...] = ("randomised", "given")
     seed: int = 0
+    layouts: Mapping[str, TensorSpec] = field(default_factory=dict)
 
     def free_sizes(self) -> list[str]:
         """Names of the free sizes in order of appearance."""
@@ -190,13 +192,16 @@ def plan(
     specs: dict[str, TensorSpec] = {}
     given: dict[str, Array] = {}
     searched: dict[str, Any] = {}
+    layouts = {name: value for name, value in inputs.items() if isinstance(value, TensorSpec)}
     for name, value in inputs.items():
-        if isinstance(value, TensorSpec):
-            specs[name] = value
-        elif is_strategy(value):
-            searched[name] = value
-        elif isinstance(value, (np.ndarray, np.generic, list, tuple, int, float)):
-            array = np.asarray(value)
+        if name in layouts and layouts[name].values is None:
+            specs[name] = layouts[name]
+            continue
+        content = layouts[name].values if name in layouts else value
+        if is_strategy(content):
+            searched[name] = content
+        elif isinstance(content, (np.ndarray, np.generic, list, tuple, int, float)):
+            array = np.asarray(content)
             if array.dtype.kind not in "fiub":
                 raise UsageError(
                     f"{where}[{name!r}]: expected numbers or booleans, got dtype {array.dtype}"
@@ -205,9 +210,9 @@ def plan(
         else:
             raise UsageError(
                 f"{where}[{name!r}]: expected a TensorSpec, a Hypothesis strategy or an array, "
-                f"got {type(value).__module__}.{type(value).__qualname__}"
+                f"got {type(content).__module__}.{type(content).__qualname__}"
             )
-    return Plan(specs, given, searched, tuple(inputs), tuple(weight_states), seed)
+    return Plan(specs, given, searched, tuple(inputs), tuple(weight_states), seed, layouts)
 
 
 def is_strategy(value: object) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 from pytest_fwcompare.errors import UsageError
 
@@ -29,6 +29,8 @@ class TensorSpec:
             integers; "mask": booleans with at least one True along the last axis; "ragged": True
             up to a length of at least one, then False.
         keyword: pass it by its name instead of by position.
+        values: an array, or a Hypothesis strategy that draws arrays, to be used as it is (in the
+            reference's axis order) instead of generated values.
     """
 
     shape: tuple[int | str, ...]
@@ -39,6 +41,7 @@ class TensorSpec:
     high: float | None = None
     kind: Kind | None = None
     keyword: bool = False
+    values: Any = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
