@@ -9,7 +9,8 @@ import keras
 import tensorflow as tf
 
 from pytest_fwcompare.backends.base import Argument
-from pytest_fwcompare.backends.tensorflow.layers_tree import all_layers, layer_owned
+from pytest_fwcompare.backends.tensorflow.layers_tree import all_layers, layer_owned, layer_scopes
+from pytest_fwcompare.backends.tensorflow.record import Scopes
 from pytest_fwcompare.backends.tensorflow.side import Owned, TensorFlowSide
 from pytest_fwcompare.errors import FrameworkUnavailable
 
@@ -98,40 +99,13 @@ class KerasSide(TensorFlowSide):
             else:
                 flat = list(tensors)
                 positional, named = [keras.tree.pack_sequence_as(structure, flat)], {}
-        if training and self.model._call_has_training_arg:
+        if training:
+            # A model whose `call` has no such argument hands it on to the layers inside.
             return self.model(*positional, training=True, **named)
         # Inference is the plain call that a user makes: training=False would switch off a
         # dropout that was left on inside, which is what such a model gets wrong.
-        with training_context(self.model, training):
-            return self.model(*positional, **named)
+        return self.model(*positional, **named)
 
-
-def training_context(model: Any, training: bool) -> Any:
-    """What the layers inside a model without a `training` argument take as their mode."""
-    from keras.src.layers import layer as layers
-
-    if not training:
-        import contextlib
-
-        return contextlib.nullcontext()
-    return layers_context(layers, model)
-
-
-class layers_context:  # noqa: N801
-    """Opens Keras' call context with `training=True` for calls inside it."""
-
-    def __init__(self, layers: Any, model: Any) -> None:
-        self.layers, self.model = layers, model
-
-    def __enter__(self) -> None:
-        from keras.src.backend.common import global_state
-
-        self.before = global_state.get_global_attribute("current_call_ctx")
-        context = self.layers.CallContext(entry_layer=None)
-        context.training = True
-        global_state.set_global_attribute("current_call_ctx", context)
-
-    def __exit__(self, *_: object) -> None:
-        from keras.src.backend.common import global_state
-
-        global_state.set_global_attribute("current_call_ctx", self.before)
+    def scopes(self) -> Scopes:
+        """Names of the model and its layers."""
+        return layer_scopes(self.model, self.parameters())

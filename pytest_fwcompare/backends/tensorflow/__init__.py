@@ -1,4 +1,4 @@
-"""TensorFlow without Keras 3: `tf.Module`, `tf.function`, SavedModels, legacy `tf_keras` models."""
+"""TensorFlow without Keras 3: `tf.Module`, `tf.function`, SavedModels, legacy `tf_keras`."""
 
 from __future__ import annotations
 

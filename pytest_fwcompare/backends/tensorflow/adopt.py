@@ -10,7 +10,8 @@ from typing import Any
 import tensorflow as tf
 
 from pytest_fwcompare.backends.base import Argument, Parameter
-from pytest_fwcompare.backends.tensorflow.layers_tree import layer_owned
+from pytest_fwcompare.backends.tensorflow.layers_tree import layer_owned, layer_scopes
+from pytest_fwcompare.backends.tensorflow.record import Scopes
 from pytest_fwcompare.backends.tensorflow.side import Owned, TensorFlowSide
 from pytest_fwcompare.errors import ModelError
 
@@ -177,6 +178,11 @@ class ModuleSide(TensorFlowSide):
 
     _prepared = False
 
+    def scopes(self) -> Scopes:
+        """Names of the modules, for those that open a name scope."""
+        found = [self.model, *getattr(self.model, "submodules", ())]
+        return Scopes(frozenset(m.name for m in found if getattr(m, "name", None)), "")
+
     def call(self, arguments: Sequence[Argument], tensors: Sequence[Any], training: bool) -> Any:
         """`training` is passed if the signature takes it."""
         if not callable(self.model):
@@ -270,6 +276,10 @@ class LegacyKerasSide(TensorFlowSide):
         """By variable name, e.g. "bert/embeddings/word_embeddings/weight"."""
         return layer_owned(self.model, lambda v: v.name.removesuffix(":0"), lambda v: v)
 
+    def scopes(self) -> Scopes:
+        """Names of the model and its layers."""
+        return layer_scopes(self.model, self.parameters())
+
     def autograph(self) -> bool:
         """Keras 2 converts the calls of its layers itself."""
         return False
@@ -291,4 +301,3 @@ class LegacyKerasSide(TensorFlowSide):
         if getattr(self.model, "_is_graph_network", False) and len(positional) > 1:
             return self.model(positional, **named)
         return self.model(*positional, **named)
-

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pytest_fwcompare.backends.base import Parameter
+from pytest_fwcompare.backends.tensorflow.record import Scopes
 from pytest_fwcompare.backends.tensorflow.side import Owned
 
 PLAIN = (bool, int, float, str)
@@ -62,6 +63,7 @@ def layer_owned(
     """Float parameters and buffers of a model, in the order of `model.weights`.
 
     Args:
+        model: a Keras model or layer.
         name_of: name of a weight, e.g. "block0/mix/kernel".
         variable_of: the `tf.Variable` that holds it.
     """
@@ -96,3 +98,10 @@ def layer_owned(
         )
         made.append(Owned(parameter, variable))
     return made
+
+
+def layer_scopes(model: Any, parameters: Sequence[Parameter]) -> Scopes:
+    """Names of the model's layers, and the root that their parameters' paths leave out."""
+    rooted = any(parameter.layer.startswith(f"{model.name}/") for parameter in parameters)
+    names = frozenset(str(layer.name) for layer in all_layers(model))
+    return Scopes(names, "" if rooted else model.name)

@@ -1,5 +1,7 @@
-"""Operations that TensorFlow has in float32 only, written with operations that have a float64
-kernel. Each replacement is traced for the attributes at hand and inlined by `rewrite`."""
+"""Operations that TensorFlow has in float32 only, written with those that have a float64 kernel.
+
+Each replacement is traced for the attributes at hand and inlined by `rewrite`.
+"""
 
 from __future__ import annotations
 

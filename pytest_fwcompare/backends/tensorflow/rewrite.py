@@ -60,7 +60,8 @@ class Rewritten:
         library: functions that loops and conditionals still call.
         rounded: names of constants that are known only to their own precision.
         leaks: "operation node" for each operation that still has a narrower float tensor.
-        operations: original type of each replaced node.
+        operations: the original of each replaced node.
+        resolve: from a reference of the traced function to the one that took its place.
     """
 
     nodes: list[Any] = field(default_factory=list)
@@ -68,7 +69,8 @@ class Rewritten:
     library: dict[str, Any] = field(default_factory=dict)
     rounded: list[str] = field(default_factory=list)
     leaks: list[str] = field(default_factory=list)
-    operations: dict[str, str] = field(default_factory=dict)
+    operations: dict[str, Any] = field(default_factory=dict)
+    resolve: Callable[[str], str] = str
 
 
 Replacement = Callable[[Any], Any]
@@ -95,6 +97,7 @@ class Rewriter:
         """The float64 form of a `FunctionDef`."""
         expansion = self._expand(function)
         self.result.nodes = expansion.nodes
+        self.result.resolve = expansion.resolve
         self.result.returns = [
             expansion.resolve(function.ret[argument.name])
             for argument in function.signature.output_arg
@@ -230,7 +233,7 @@ class _Expansion:
             return None
         for function in made.graph.as_graph_def().library.function:
             self.rewriter.library.setdefault(function.signature.name, function)
-        self.rewriter.result.operations[node.name] = node.op
+        self.rewriter.result.operations[node.name] = node
         return made.function_def
 
     def _inline(self, call: Any, callee: Any) -> None:
@@ -325,19 +328,19 @@ def output_names(operation: str) -> list[str]:
     return [argument.name for argument in definition(operation).output_arg]
 
 
-def output_references(node: Any) -> list[str]:
-    """How a `FunctionDef` refers to each output tensor of a node, in order."""
+def outputs_of(node: Any) -> list[tuple[str, int]]:
+    """How a `FunctionDef` refers to each output tensor of a node, and its dtype, in order."""
     known = definition(node.op)
     if known is None:
         raise ShadowError(f"{node.op} {node.name!r} is neither an operation nor a known function")
-    found = []
+    found: list[tuple[str, int]] = []
     for argument in known.output_arg:
-        count = 1
-        if argument.number_attr:
-            count = node.attr[argument.number_attr].i
-        elif argument.type_list_attr:
-            count = len(node.attr[argument.type_list_attr].list.type)
-        found += [f"{node.name}:{argument.name}:{place}" for place in range(count)]
+        if argument.type_list_attr:
+            kinds = list(node.attr[argument.type_list_attr].list.type)
+        else:
+            kind = argument.type or node.attr[argument.type_attr].type
+            kinds = [kind] * (node.attr[argument.number_attr].i if argument.number_attr else 1)
+        found += [(f"{node.name}:{argument.name}:{place}", k) for place, k in enumerate(kinds)]
     return found
 
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import graph_pb2, node_def_pb2
 
@@ -24,7 +23,7 @@ from pytest_fwcompare.backends.tensorflow.rewrite import (
     Rewriter,
     definition,
     lifted,
-    output_references,
+    outputs_of,
 )
 
 COTANGENT = "fwcompare_cotangent"
@@ -56,7 +55,7 @@ class Trace:
 def trace_model(
     call: Callable[[Sequence[Any]], tuple[dict[str, Any], dict[str, str]]],
     specs: Mapping[str, Any],
-    parameters: Callable[[], Mapping[str, Any]],
+    parameters: Mapping[str, Any],
     *,
     gradients: bool,
     record: bool,
@@ -67,7 +66,7 @@ def trace_model(
     Args:
         call: from input tensors to outputs by name and skipped outputs.
         specs: `tf.TensorSpec` by input name.
-        parameters: trainable variables by parameter name, asked for after the call.
+        parameters: trainable variables by parameter name.
         gradients: also trace vector-Jacobian products.
         record: also keep every float intermediate and its gradient.
         autograph: convert Python conditions on tensors.
@@ -84,7 +83,7 @@ def trace_model(
         made.kept = [(tensor.op.name, tensor.value_index) for tensor in kept]
         results = [tf.identity(tensor) for tensor in outputs.values()]
         if gradients:
-            results += add_gradients(made, outputs, results, specs, tensors, parameters(), kept)
+            results += add_gradients(made, outputs, results, specs, tensors, parameters, kept)
         return results
 
     function = tf.function(program, autograph=autograph)
@@ -220,23 +219,27 @@ class Shadow:
         return [*self.nodes.values(), *inner]
 
     def _flatten(self, function: Any) -> None:
-        """From the references of a `FunctionDef` ("node:name:2") to those of a graph ("node:2")."""
+        """From the references of a function ("node:name:2") to those of a graph ("node:2")."""
         self.nodes: dict[str, Any] = {}
+        self.kinds: dict[str, int] = {}
         flat: dict[str, str] = {}
         for argument in function.signature.input_arg:
             node = node_def_pb2.NodeDef(name=argument.name, op="Placeholder")
             node.attr["dtype"].type = lifted(argument.type)
             self.nodes[argument.name] = node
             flat[argument.name] = f"{argument.name}:0"
+            self.kinds[flat[argument.name]] = lifted(argument.type)
         for node in self.rewritten.nodes:
             self.nodes[node.name] = node
-            for place, name in enumerate(output_references(node)):
+            for place, (name, kind) in enumerate(outputs_of(node)):
                 flat[name] = f"{node.name}:{place}"
+                self.kinds[flat[name]] = kind
         for node in self.rewritten.nodes:
             inputs = [i if i.startswith("^") else flat[i] for i in node.input]
             del node.input[:]
             node.input.extend(inputs)
         self.returns = [flat[name] for name in self.rewritten.returns]
+        self.flat = flat
 
     def _bind(
         self, concrete: Any, definition: Any, inputs: Sequence[str], double: Callable[[Any], Any]
@@ -270,6 +273,8 @@ class Shadow:
         """The function from `feeds` (tensor name to spec) to `fetches`.
 
         Args:
+            fetches: tensor names.
+            feeds: specs by tensor name.
             roots: nodes that run for what they do.
             within: nodes that may be taken; orders after other nodes are dropped.
         """
@@ -397,6 +402,8 @@ def ancestors(
     """Nodes that the start nodes need, those included.
 
     Args:
+        nodes: by name.
+        start: names of the start nodes.
         stops: data references that are not followed.
         within: nodes that may be taken.
     """
@@ -422,9 +429,3 @@ def is_assignment(node: Any) -> bool:
     return re.match(
         r"(Assign\w*Variable|Resource(Scatter|Apply|Strided))", node.op
     ) is not None or (node.op in ("StatelessRandomGetKeyCounter", "RngReadAndSkip", "RngSkip"))
-
-
-def float64(value: np.ndarray) -> Any:
-    """A float tensor in float64, anything else as it is."""
-    kind = value.dtype.kind
-    return tf.constant(value, tf.float64 if kind == "f" else None)

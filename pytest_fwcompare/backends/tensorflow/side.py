@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,11 +23,19 @@ from pytest_fwcompare.backends.base import (
     Stopwatch,
 )
 from pytest_fwcompare.backends.tensorflow.outputs import flatten
-from pytest_fwcompare.backends.tensorflow.record import RecordingShadow
-from pytest_fwcompare.backends.tensorflow.shadow import Shadow, float64, trace_model
+from pytest_fwcompare.backends.tensorflow.record import RecordingShadow, Scopes
+from pytest_fwcompare.backends.tensorflow.shadow import trace_model
 from pytest_fwcompare.errors import ModelError
 
 Call = Callable[[Sequence[Any]], tuple[dict[str, Any], dict[str, str]]]
+
+
+@dataclass(frozen=True)
+class Twin:
+    """A variable of the shadow beside the model's, which is held so that its id stays its own."""
+
+    original: Any
+    variable: Any
 
 
 @dataclass
@@ -64,16 +72,17 @@ class TensorFlowSide(Side):
         self.device = device_name(device)
         self.mode = mode
         self.own = own
+        self._lifts = False
         self.leaks: list[str] = []
         self.rounded_constants: list[str] = []
         self._owned: list[Owned] | None = None
-        self._doubles: dict[int, tuple[Any, Any]] = {}
-        self._double_values: dict[str, Array] = {}
-        self._shadows: dict[Any, Shadow] = {}
+        self._doubles: dict[tuple[Precision, int], Twin] = {}
+        self._shadows: dict[Any, RecordingShadow] = {}
         self._functions: dict[Any, Any] = {}
         self._random = random_state()
         self._kept: dict[int, tuple[Any, Array]] = {}
-        self._keep()
+        if not own:
+            self._keep(self.all_variables())
 
     # What subclasses know -------------------------------------------------------------------
 
@@ -102,19 +111,20 @@ class TensorFlowSide(Side):
         """Whether tracing converts Python conditions on tensors."""
         return True
 
-    def scope_paths(self) -> dict[str, str]:
-        """Layer paths by the name scope that the layer's operations carry in a graph."""
-        return {}
+    def scopes(self) -> Scopes:
+        """Names of layers, to tell them from other name scopes of a graph."""
+        return Scopes(frozenset(), "")
 
     def traced(self) -> None:
         """Called after a trace, to drop what the model kept of it."""
 
     # State ----------------------------------------------------------------------------------
 
-    def _keep(self) -> None:
+    def _keep(self, variables: Iterable[Any]) -> None:
         """Remember the values of variables that were not seen before."""
-        for variable in self.all_variables():
-            self._kept.setdefault(id(variable), (variable, np.array(variable.numpy())))
+        for variable in variables:
+            if id(variable) not in self._kept:
+                self._kept[id(variable)] = variable, np.array(variable.numpy())
 
     def close(self) -> None:
         """Put every variable and the random state back; the shadows are dropped."""
@@ -127,12 +137,16 @@ class TensorFlowSide(Side):
         self._shadows.clear()
         self._functions.clear()
         self._doubles.clear()
+        self._kept.clear()
         self.traced()
 
     @contextmanager
     def _unchanged(self) -> Iterator[dict[str, Array]]:
-        """Put back what the pass changes; on exit the mapping holds the buffers it left."""
-        before = [(v, v.numpy()) for v in self.all_variables()]
+        """Put back what a pass changes; afterwards the mapping holds the buffers it left.
+
+        Random state goes on, so that two passes with dropout differ, and is put back by `close`.
+        """
+        before = [(v, v.numpy()) for v in self.all_variables() if not is_random(v)]
         left: dict[str, Array] = {}
         try:
             yield left
@@ -148,10 +162,27 @@ class TensorFlowSide(Side):
                 variable.assign(value)
 
     def _entries(self) -> list[Owned]:
-        if self._owned is None or not self._owned:
+        if not self._owned:
             self._owned = self.list_owned()
-            self._keep()
+            if self._owned:
+                self._check_dtype()
+                if not self.own:
+                    self._keep(self.all_variables())
         return self._owned
+
+    def _check_dtype(self) -> None:
+        """A float64 comparison of a float32 model runs a shadow; other differences are errors."""
+        assert self._owned is not None
+        found = {tf.as_dtype(owned.variable.dtype) for owned in self._owned}
+        self._lifts = self.dtype == tf.float64 and tf.float64 not in found
+        if not self._lifts and self.dtype not in found:
+            names = ", ".join(sorted(kind.name for kind in found))
+            raise ModelError(
+                self.role,
+                "build",
+                f"expected parameters in the working dtype {self.dtype.name}, got {names}; make "
+                f"the model in {self.dtype.name}, or compare with dtype={names.split(',')[0]!r}",
+            )
 
     def prepare(self, arguments: Sequence[Argument]) -> None:
         """Let a model that makes its variables at its first call make them."""
@@ -167,24 +198,26 @@ class TensorFlowSide(Side):
     def load(self, values: Mapping[str, Array], precision: Precision) -> None:
         """Set variables of the model, or of its shadow."""
         owned = {entry.parameter.name: entry.variable for entry in self._entries()}
+        if precision == "working" and not self._lifts:
+            self._keep(owned[name] for name in values)
+            for name, value in values.items():
+                owned[name].assign(tf.cast(tf.constant(value), owned[name].dtype))
+            return
         for name, value in values.items():
-            variable = owned[name]
-            if precision == "working":
-                variable.assign(tf.cast(tf.constant(value), variable.dtype))
-            else:
-                self._double(variable).assign(np.asarray(value, np.float64))
+            self._double(owned[name], precision).variable.assign(np.asarray(value, np.float64))
 
-    def _double(self, variable: Any) -> Any:
+    def _double(self, variable: Any, precision: Precision = "double") -> Twin:
         """The stand-in of a variable in the shadow, which starts with the model's value."""
-        key = id(variable.handle)
+        key = precision, id(variable.handle)
         if key not in self._doubles:
-            value = self._kept.get(id(variable), (None, None))[1]
-            value = variable.numpy() if value is None else value
+            value = self._kept[id(variable)][1] if id(variable) in self._kept else variable.numpy()
             kind = tf.float64 if variable.dtype.is_floating else variable.dtype
             with tf.init_scope(), tf.device("/CPU:0"):
-                twin = tf.Variable(tf.cast(tf.constant(value), kind), dtype=kind)
-            self._doubles[key] = (variable, twin)
-        return self._doubles[key][1]
+                # The name tells random state from other integers.
+                name = variable.name.partition(":")[0].replace("/", "_")
+                twin = tf.Variable(tf.cast(tf.constant(value), kind), dtype=kind, name=name)
+            self._doubles[key] = Twin(variable, twin)
+        return self._doubles[key]
 
     # Passes ---------------------------------------------------------------------------------
 
@@ -199,8 +232,8 @@ class TensorFlowSide(Side):
     ) -> Pass:
         """Run the model itself, or its shadow."""
         self.prepare(arguments)
-        if precision == "double":
-            return self._forward_double(arguments, training, gradients, record)
+        if precision == "double" or self._lifts:
+            return self._forward_double(arguments, precision, training, gradients, record)
         return self._forward_working(arguments, training, gradients)
 
     def _program(self, arguments: Sequence[Argument], training: bool) -> Call:
@@ -246,13 +279,13 @@ class TensorFlowSide(Side):
 
         return run
 
-    def tensors(self, arguments: Sequence[Argument]) -> list[Any]:
-        """Inputs in the working dtype."""
+    def tensors(self, arguments: Sequence[Argument], kind: tf.DType | None = None) -> list[Any]:
+        """Inputs as tensors, floats in the working dtype or in `kind`."""
         made = []
         for argument in arguments:
             value = np.asarray(argument.value)
             if value.dtype.kind == "f" or value.dtype.name == "bfloat16":
-                made.append(tf.cast(tf.constant(value), self.dtype))
+                made.append(tf.cast(tf.constant(value), kind or self.dtype))
             else:
                 made.append(tf.constant(value, self.integer(argument)))
         return made
@@ -288,76 +321,85 @@ class TensorFlowSide(Side):
                 # Keras and TensorFlow warn of structures and sparse gradients as they go.
                 warnings.simplefilter("ignore")
                 yield
-        except ModelError as error:
-            error.args = (f"{self.role}, {error.stage}: {str(error).split(': ', 1)[1]}",)
+        except ModelError:
             raise
         except Exception as error:
             raise ModelError(self.role, stage, reason(error)) from error
 
     def _shadow(
-        self, arguments: Sequence[Argument], training: bool, gradients: bool, record: bool
+        self,
+        arguments: Sequence[Argument],
+        precision: Precision,
+        training: bool,
+        gradients: bool,
+        record: bool,
     ) -> RecordingShadow:
-        tensors = self.tensors(arguments)
+        kind = tf.float32 if self._lifts else self.dtype
+        tensors = self.tensors(arguments, kind)
         specs = {
             a.name: tf.TensorSpec(t.shape, t.dtype, name=f"input_{place}")
             for place, (a, t) in enumerate(zip(arguments, tensors, strict=True))
         }
         key = (
             *((a.name, a.keyword, str(specs[a.name])) for a in arguments),
-            *(training, gradients, record),
+            *(precision, training, gradients, record),
         )
         if key not in self._shadows:
-            # Only variables that a trace reads can be made known to it, so all are listed before.
             trainable = {
                 o.parameter.name: o.variable for o in self._entries() if o.parameter.trainable
             }
-            with self._unchanged():
+            try:
                 trace = trace_model(
                     self._program(arguments, training),
                     specs,
-                    lambda: trainable,
+                    trainable,
                     gradients=gradients,
                     record=record,
                     autograph=self.autograph(),
                 )
+            finally:
                 self.traced()
             self._shadows[key] = RecordingShadow(
-                trace, list(specs), self._double, self._names(), self.scope_paths()
+                trace,
+                list(specs),
+                lambda variable: self._double(variable, precision).variable,
+                self._names(),
+                self.scopes(),
             )
-        return self._shadows[key]  # type: ignore[return-value]
+        return self._shadows[key]
 
     def _names(self) -> dict[int, str]:
         """Parameter names by the identity of their variable's handle."""
         return {id(o.variable.handle): o.parameter.name for o in self._entries()}
 
     def _forward_double(
-        self, arguments: Sequence[Argument], training: bool, gradients: bool, record: bool
+        self,
+        arguments: Sequence[Argument],
+        precision: Precision,
+        training: bool,
+        gradients: bool,
+        record: bool,
     ) -> Pass:
-        stage = "record" if record else "shadow"
-        with self._explained(stage):
-            shadow = self._shadow(arguments, training, gradients, record)
+        with self._explained("record" if record else "shadow"):
+            shadow = self._shadow(arguments, precision, training, gradients, record)
             self.leaks = list(shadow.leaks)
             self.rounded_constants = list(shadow.rounded)
-            values = [
-                float64(np.asarray(a.value, np.float64 if t.dtype.is_floating else None))
-                if t.dtype.is_floating
-                else t
-                for a, t in zip(arguments, self.tensors(arguments), strict=True)
-            ]
-            twins = [twin for _, twin in self._doubles.values()]
-            # Random state goes on in inference, so that a dropout left on shows.
-            kept = [(twin, twin.numpy()) for twin in twins] if shadow.assigns and training else []
+            values = self.tensors(arguments, tf.float64)
+            twins = [twin.variable for (at, _), twin in self._doubles.items() if at == precision]
+            kept = []
+            if training and shadow.assigns:
+                kept = [(twin, twin.numpy()) for twin in twins if not is_random(twin)]
             try:
                 found = shadow.forward(values, backward=gradients, record=record)
-                left = self._double_buffers() if training else {}
+                left = self._double_buffers(precision) if training else {}
             finally:
                 for twin, value in kept:
                     twin.assign(value)
-        return DoublePass(self, shadow, found, left, gradients, arguments)
+        return DoublePass(self, shadow, found, left, gradients, arguments, record)
 
-    def _double_buffers(self) -> dict[str, Array]:
+    def _double_buffers(self, precision: Precision) -> dict[str, Array]:
         return {
-            o.parameter.name: self._double(o.variable).numpy()
+            o.parameter.name: self._double(o.variable, precision).variable.numpy()
             for o in self._entries()
             if not o.parameter.trainable
         }
@@ -392,6 +434,14 @@ class TensorFlowSide(Side):
             synchronise([g for g in found if g is not None])
 
         return Stopwatch(forward, forward_backward if cotangents is not None else None)
+
+
+def is_random(variable: Any) -> bool:
+    """Whether a variable is the state of a random generator, by the names frameworks give it."""
+    name = getattr(variable, "path", None) or variable.name
+    return not variable.dtype.is_floating and any(
+        word in name for word in ("seed_generator", "StateVar")
+    )
 
 
 @contextmanager
@@ -504,10 +554,12 @@ class DoublePass(Pass):
         left: dict[str, Array],
         gradients: bool,
         arguments: Sequence[Argument],
+        record: bool,
     ) -> None:
         self.side, self.shadow, self.found, self.left = side, shadow, found, left
         self.gradients, self.arguments = gradients, arguments
         self.skipped = dict(shadow.trace.skipped)
+        self.record = record
         self.outputs = {
             name: to_numpy(found[place]) for name, place in shadow.output_names.items()
         }
@@ -541,4 +593,6 @@ class DoublePass(Pass):
 
     def recorded(self) -> list[Recorded]:
         """Intermediates of a recorded pass."""
+        if not self.record:
+            return []
         return self.shadow.recorded(self.found, self.kept_gradients)
