@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -76,6 +78,26 @@ class Graph:
             if name in self.parameters and _same(self.parameters[name], argument):
                 return name
         return None
+
+    def with_values(self, values: Mapping[int, Array]) -> Graph:
+        """The same graph with some values replaced, as arguments of later operations too.
+
+        Args:
+            values: by position.
+        """
+        other = copy(self)
+        other.records = list(self.records)
+        # Sources are known by now from the values that were recorded.
+        other._sources = {place: self.sources(place) for place in range(len(self))}
+        for place, record in enumerate(self.records):
+            arguments = tuple(
+                values[source] if isinstance(source, int) and source in values else argument
+                for source, argument in zip(other._sources[place], record.arguments, strict=True)
+            )
+            other.records[place] = replace(
+                record, value=values.get(place, record.value), arguments=arguments
+            )
+        return other
 
     @cached_property
     def paths(self) -> frozenset[str]:

@@ -111,8 +111,11 @@ def _direction(
     if own.get("forget_bias") and name == "lstm":
         size = zero.size // 4
         bias = bias + own["forget_bias"] * (np.arange(zero.size) // size == 1)
+    if own.get("merged_bias"):
+        bias, state_bias = bias + state_bias, np.zeros_like(state_bias)
     steps = range(len(x))
-    order = list(reversed(steps)) if backward and not own.get("forwards") else list(steps)
+    reverse = (backward and not own.get("forwards")) or own.get("backwards")
+    order = list(reversed(steps)) if reverse else list(steps)
     keep = own.get("keep")
     outputs: list[Array] = [np.zeros(0)] * len(x)
     for step in order:
@@ -122,6 +125,8 @@ def _direction(
             made = [np.where(chosen, new, old) for new, old in zip(made, state, strict=True)]
         state = made
         outputs[step] = state[0]
+    if backward and own.get("unflipped"):
+        outputs.reverse()
     return np.stack(outputs), state
 
 

@@ -1,0 +1,234 @@
+"""Names a cause where a repair proves it, and goes on behind the repaired place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from time import monotonic
+
+import numpy as np
+
+from pytest_fwcompare.backends.base import Array, Parameter, Recorded
+from pytest_fwcompare.diagnose import BufferChange, Diagnosis
+from pytest_fwcompare.diagnose.graph import common_ancestor
+from pytest_fwcompare.diagnose.locate import Sides, align_sides
+from pytest_fwcompare.diagnose.prove import Candidate, Proof, Prover
+from pytest_fwcompare.diagnose.repairs import Spot, candidates
+from pytest_fwcompare.diagnose.replay import Replay
+
+BUDGET_S = 40.0
+"""Seconds after which no further repairs are tried."""
+
+FAULTS = 6
+"""Independent differences that are searched for."""
+
+
+def explain(
+    reference_records: Sequence[Recorded],
+    port_records: Sequence[Recorded],
+    *,
+    reference_parameters: Mapping[str, Array],
+    port_parameters: Mapping[str, Array],
+    reference_layers: Sequence[Parameter],
+    parameter_gradient_mismatch: Mapping[str, tuple[Array, Array]],
+    buffer_mismatch: Mapping[str, BufferChange],
+    reference_outputs: Mapping[str, Array],
+    port_outputs: Mapping[str, Array],
+) -> Diagnosis:
+    """See `pytest_fwcompare.diagnose.diagnose`."""
+    from pytest_fwcompare.diagnose.gradients import explain_gradients
+    from pytest_fwcompare.diagnose.statistics import explain_buffers
+
+    sides = align_sides(
+        reference_records,
+        port_records,
+        reference_parameters=reference_parameters,
+        reference_outputs=reference_outputs,
+        port_outputs=port_outputs,
+    )
+    found = forward(sides)
+    if not found:
+        found = explain_gradients(sides, parameter_gradient_mismatch, reference_layers)
+    if not found:
+        found = explain_buffers(sides, buffer_mismatch, reference_layers)
+    if not found:
+        return Diagnosis()
+    first = united(found, sides)
+    return replace(first, others=tuple(found[1:]))
+
+
+def forward(sides: Sides) -> list[Diagnosis]:
+    """Differences of the forward passes, in data-flow order, each repaired before the next."""
+    deadline = monotonic() + BUDGET_S
+    found: list[Diagnosis] = []
+    done: set[int] = set()
+    while len(found) < FAULTS:
+        open_places = [place for place in sides.culprits() if place not in done]
+        if not open_places:
+            break
+        place = open_places[0]
+        done.add(place)
+        diagnosis, success = explain_place(sides, place, deadline)
+        found.append(diagnosis)
+        if success is not None:
+            values = dict(Replay(sides.graph).run(success.candidate.values))
+            sides = sides.repaired(values, success.candidate.values)
+    return found
+
+
+@dataclass(frozen=True)
+class Success:
+    """A repair that is proved, and where it was made."""
+
+    spot: Spot
+    candidate: Candidate
+    proof: Proof
+
+    @property
+    def rank(self) -> tuple[bool, int]:
+        """Repairs that explain more are preferred."""
+        return self.proof.to_output, self.proof.hits
+
+
+def explain_place(
+    sides: Sides, place: int, deadline: float = float("inf")
+) -> tuple[Diagnosis, Success | None]:
+    """One culprit with its cause, if a repair proves one."""
+    replay = Replay(sides.graph)
+    prover = Prover(sides, replay)
+    location = sides.location(place)
+    tried: list[str] = []
+    success: Success | None = None
+    tries = list(spots(sides, replay, prover, place))
+    for spot, late in [*((spot, False) for spot in tries), *((spot, True) for spot in tries)]:
+        success = _try_all(spot, late, tried, deadline)
+        if success is not None or monotonic() > deadline:
+            break
+    plain = Diagnosis(
+        culprit=location.culprit,
+        between=location.between,
+        operation=location.operation,
+        port_culprit=location.port_culprit,
+        port_operation=location.port_operation,
+        local_gap=float(location.gap),
+        tried=tuple(dict.fromkeys(tried)),
+    )
+    if success is None:
+        return plain, None
+    return _proved(sides, plain, success), success
+
+
+def _try_all(spot: Spot, late: bool, tried: list[str], deadline: float) -> Success | None:
+    """The repair at a spot that explains most; the first of equals."""
+    best: Success | None = None
+    for candidate in candidates(spot, late):
+        proof = spot.prover.prove(candidate)
+        if proof is None:
+            tried.append(candidate.change)
+        else:
+            made = Success(spot, candidate, proof)
+            if best is None or made.rank > best.rank:
+                best = made
+            if proof.to_output:
+                break
+        if monotonic() > deadline:
+            break
+    return best
+
+
+def _proved(sides: Sides, plain: Diagnosis, success: Success) -> Diagnosis:
+    """The diagnosis with its cause, placed where the repair was made."""
+    candidate, proof, graph = success.candidate, success.proof, sides.graph
+    places = list(candidate.places or [success.spot.place])
+    location = sides.location(places[0], places)
+    culprit, between = location.culprit, location.between
+    if candidate.culprit is not None:
+        culprit, between = candidate.culprit
+    seen = graph.records[proof.place]
+    where = f"{seen.operation} of {seen.path or 'the root'}"
+    falls = f"the difference at {where} falls from {proof.before:.1e} to {proof.after:.1e}"
+    if not np.isfinite(proof.before):
+        falls = f"{where} is found in the port (difference {proof.after:.1e}); without it, nothing"
+    evidence = [f"with {candidate.change} {falls}"]
+    if proof.to_output:
+        evidence.append("so changed, the reference gives the port's output")
+    elif proof.hits > 1:
+        evidence.append(f"so changed, {proof.hits} values of the reference are found in the port")
+    if proof.port_index >= 0:
+        port = sides.port.records[proof.port_index]
+    else:
+        found = sides.port_record(proof.values[proof.place])
+        port = found if found is not None else seen
+    return replace(
+        plain,
+        culprit=culprit,
+        between=between,
+        operation=graph.records[places[0]].operation,
+        port_culprit=port.path,
+        port_operation=port.operation,
+        cause=candidate.cause,
+        evidence=tuple(evidence),
+    )
+
+
+def spots(sides: Sides, replay: Replay, prover: Prover, place: int) -> Iterator[Spot]:
+    """Places where the fault may lie: the culprit, what arranged its inputs, what follows.
+
+    A value that is only rearranged wrongly is found in the port as a set, so the fault lies
+    before the first result that is missing. And where the port fuses operations, the first
+    missing one may be right.
+    """
+    chain = [place, *_upstream(sides, replay, place), *_following(sides, place)]
+    for where in chain:
+        operation = replay.operation(where)
+        if operation is not None:
+            yield Spot(where, operation, sides, replay, prover)
+
+
+def _upstream(sides: Sides, replay: Replay, place: int) -> list[int]:
+    """Operations before `place` that only move elements or hand them on, nearest first."""
+    found: list[int] = []
+    front = [place]
+    while front and len(found) < 16:
+        following = []
+        for spot in front:
+            for source in sides.graph.inputs[spot]:
+                passive = replay.kind(source) == "movement" or replay.is_identity(source)
+                # Scores that a mask or a scale reached unseen, since their values tell nothing.
+                silent = not sides.telling(source)
+                if source not in found and (passive or silent):
+                    found.append(source)
+                    following.append(source)
+        front = following
+    return found
+
+
+def _following(sides: Sides, place: int) -> list[int]:
+    """Wrong operations after `place` that depend on it, the next few."""
+    after = sorted(sides.graph.downstream([place]) - {place})
+    return [spot for spot in after if not sides.right[spot]][:5]
+
+
+def united(found: Sequence[Diagnosis], sides: Sides) -> Diagnosis:
+    """The first difference; their container where all its layers of a kind share the fault."""
+    first = found[0]
+    alike = [d for d in found if d.cause == first.cause and d.operation == first.operation]
+    if first.cause is None or len(alike) < 2:
+        return first
+    paths = [d.culprit for d in alike if d.culprit is not None]
+    holder = common_ancestor(paths)
+    for count in range(len(paths), 1, -1):
+        holder = common_ancestor(paths[:count])
+        if holder and holder not in paths:
+            break
+    else:
+        return first
+    inside = {
+        record.path
+        for record in sides.graph.records
+        if record.operation == first.operation and record.path.startswith(holder + ".")
+    }
+    if not inside <= set(paths):
+        return first
+    evidence = dict.fromkeys(text for d in alike for text in d.evidence)
+    return replace(first, culprit=holder, between=None, evidence=tuple(evidence))

@@ -1,0 +1,390 @@
+"""Explains passes that agree forward and differ backward: gradients stopped, scaled or partial.
+
+A tensor that is used several times has the sum of what its uses send back, and a port may hold it
+several times. So gradients are compared for whole groups of tensors with equal values, at the
+members that no other member leads to: their gradient is the sum over the group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pytest_fwcompare.backends.base import Array, Parameter
+from pytest_fwcompare.diagnose import Diagnosis
+from pytest_fwcompare.diagnose.adjoints import contribution
+from pytest_fwcompare.diagnose.align import Index, fingerprint
+from pytest_fwcompare.diagnose.graph import Graph, ancestors, common_ancestor
+from pytest_fwcompare.diagnose.locate import Sides
+from pytest_fwcompare.diagnose.prove import bracketed_root
+from pytest_fwcompare.diagnose.replay import Replay
+
+TOLERANCE = 1e-7
+"""Relative to the largest magnitude of a gradient."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tensors of the reference that hold the same values.
+
+    Attributes:
+        root: the member that leads to the others.
+        members: positions, the root included.
+        expected: gradient of the root: the sum over all uses.
+        obtained: the same of the port; zeros where nothing depends on it.
+    """
+
+    root: int
+    members: frozenset[int]
+    expected: Array
+    obtained: Array
+
+    @property
+    def gap(self) -> float:
+        """Largest difference of the sorted gradients, relative to the largest expected."""
+        return distance(self.expected, self.obtained)
+
+
+def distance(expected: Array, obtained: Array) -> float:
+    """Largest difference of sorted values, relative to the largest of both."""
+    left, right = np.sort(expected.reshape(-1)), np.sort(obtained.reshape(-1))
+    if left.size != right.size:
+        return float("inf")
+    scale = max(float(np.abs(left).max(initial=0)), float(np.abs(right).max(initial=0)))
+    return float(np.abs(left - right).max(initial=0) / scale) if scale else 0.0
+
+
+def groups(sides: Sides) -> list[Group]:
+    """Groups whose gradients both sides have, in the reference's execution order."""
+    graph = sides.graph
+    own = Index(record.value for record in graph.records)
+    made: list[Group] = []
+    done: set[int] = set()
+    for place, record in enumerate(graph.records):
+        if place in done or place not in graph.live or record.gradient is None:
+            continue
+        if not sides.alignment.matches[place]:
+            continue
+        size = record.value.size
+        members = {
+            m.index
+            for m in own.find(record.value, sides.tolerance)
+            if graph.records[m.index].value.size == size
+        } | {place}
+        done |= members
+        reached = [m for m in roots(graph, members) if graph.records[m].gradient is not None]
+        twins = {
+            m.index
+            for m in sides.alignment.matches[place]
+            if sides.port.records[m.index].value.size == size
+        }
+        obtained = _total(sides.port, roots(sides.port, twins))
+        if len(reached) != 1 or obtained is None:
+            continue
+        if not graph.inputs[reached[0]] and not obtained.any():
+            # Frameworks that keep no gradient of a placeholder; input gradients are judged apart.
+            continue
+        expected = graph.records[reached[0]].gradient
+        assert expected is not None
+        made.append(Group(reached[0], frozenset(members), expected, obtained))
+    return made
+
+
+def roots(graph: Graph, members: set[int]) -> list[int]:
+    """Members that no other member leads to."""
+    return [m for m in sorted(members) if not (graph.upstream([m]) - {m}) & members]
+
+
+def _total(graph: Graph, places: Sequence[int]) -> Array | None:
+    """Sum of the gradients of tensors that were made independently; None if their axes differ."""
+    shapes = {graph.records[place].value.shape for place in places}
+    if not places or len(shapes) > 1:
+        return None
+    total = np.zeros(shapes.pop())
+    for place in places:
+        gradient = graph.records[place].gradient
+        if gradient is not None:
+            total = total + gradient
+    return total
+
+
+def explain_gradients(
+    sides: Sides,
+    parameters: Mapping[str, tuple[Array, Array]],
+    layers: Sequence[Parameter],
+) -> list[Diagnosis]:
+    """Where gradients part: the last such place in data flow; else the parameters alone."""
+    wrong = [group for group in groups(sides) if group.gap > TOLERANCE]
+    places = {group.root: group for group in wrong}
+    found = []
+    for group in reversed(wrong):
+        after = sides.graph.downstream([group.root]) - group.members
+        if not any(other in places for other in after):
+            found.append(explain_group(sides, group))
+    if found:
+        return found
+    return explain_parameters(sides, parameters, layers)
+
+
+def explain_group(sides: Sides, group: Group) -> Diagnosis:
+    """One place where gradients part, with its cause if a changed path gives the port's."""
+    graph, replay = sides.graph, Replay(sides.graph)
+    tried: list[str] = []
+    for edge, text, family in changes(graph, replay, group):
+        for factor in (0.0, *_factors(family, group.obtained)):
+            after = distance(family(factor), group.obtained)
+            if after > TOLERANCE:
+                continue
+            culprit, between = blame(graph, group.root, edge)
+            how = "stopped" if factor == 0 else f"multiplied by {factor:.8g}"
+            words = graph.records[edge].operation
+            return Diagnosis(
+                culprit=culprit,
+                between=between,
+                operation=words,
+                port_culprit=_port_path(sides, group),
+                cause="gradient-path",
+                evidence=(
+                    f"with the gradient that {text} sends back {how}, the difference of the "
+                    f"gradient of {_name(graph, group.root)} falls from {group.gap:.1e} to "
+                    f"{after:.1e}",
+                ),
+                local_gap=group.gap,
+                backward=True,
+            )
+        tried.append(f"the gradient from {text} stopped or scaled")
+    record = graph.records[group.root]
+    edges = [e for e in outgoing(graph, group) if e in graph.live]
+    culprit, between = blame(graph, group.root, edges[0]) if edges else (record.path, None)
+    return Diagnosis(
+        culprit=culprit,
+        between=between,
+        operation=record.operation,
+        port_culprit=_port_path(sides, group),
+        local_gap=group.gap,
+        tried=tuple(tried),
+        backward=True,
+    )
+
+
+def _name(graph: Graph, place: int) -> str:
+    record = graph.records[place]
+    return f"{record.operation} of {record.path or 'the root'}"
+
+
+def _port_path(sides: Sides, group: Group) -> str | None:
+    matches = sides.alignment.matches[group.root]
+    return sides.port.records[matches[0].index].path if matches else None
+
+
+def outgoing(graph: Graph, group: Group) -> list[int]:
+    """Operations outside a group that use a member of it."""
+    found = {
+        consumer
+        for member in group.members
+        for consumer in graph.consumers[member]
+        if consumer not in group.members
+    }
+    return sorted(place for place in found if graph.records[place].gradient is not None)
+
+
+Family = tuple[int, str, "Scaled"]
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Gradients with one part scaled: `rest + factor * part`."""
+
+    rest: Array
+    part: Array
+
+    def __call__(self, factor: float) -> Array:
+        return self.rest + factor * self.part
+
+
+def changes(graph: Graph, replay: Replay, group: Group) -> Iterator[Family]:
+    """Ways in which the gradient of a group may be made differently.
+
+    Yields:
+        The operation that uses the group, words for it, and the gradient by a factor on what
+        that operation sends back.
+    """
+    edges = outgoing(graph, group)
+    parts: dict[int, Array | None] = {}
+    for edge in edges:
+        parts[edge] = contribution(graph, replay, group.root, group.members, edge)
+    known = {edge: part for edge, part in parts.items() if part is not None}
+    unknown = [edge for edge, part in parts.items() if part is None]
+    if len(unknown) == 1:
+        # What one use sends back is what the others leave of the sum.
+        known[unknown[0]] = group.expected - sum(known.values(), np.zeros_like(group.expected))
+    for edge, part in known.items():
+        yield edge, _name(graph, edge), Scaled(group.expected - part, part)
+    if len(edges) > 1:
+        # All uses alike: the value is passed on through one changed copy.
+        yield edges[0], "every use", Scaled(np.zeros_like(group.expected), group.expected)
+    yield from _other_adjoints(graph, replay, group, known)
+
+
+def _other_adjoints(
+    graph: Graph, replay: Replay, group: Group, known: Mapping[int, Array]
+) -> Iterator[Family]:
+    """Uses that send back something else: statistics held constant, an activation passed by."""
+    for edge, part in known.items():
+        operation = replay.operation(edge)
+        gradient = graph.records[edge].gradient
+        if operation is None or gradient is None or part.shape != gradient.shape:
+            continue
+        rest = group.expected - part
+        if operation.kind == "activation":
+            yield edge, f"{_name(graph, edge)}, taken as the identity,", Scaled(rest, gradient)
+        if operation.kind == "norm" and operation.options.get("variance") is None:
+            x = operation.arguments[0]
+            step = 1e-6 * (np.abs(x).max() or 1.0)
+            # With its statistics constant a norm is a straight line: slope weight / deviation.
+            fixed = _fixed_statistics(operation.options, x)
+            if fixed is not None:
+                up = operation.compute((x + step,), **fixed)
+                down = operation.compute((x - step,), **fixed)
+                held = gradient * (up - down) / (2 * step)
+                text = f"{_name(graph, edge)}, its statistics held constant,"
+                yield edge, text, Scaled(rest, held)
+
+
+def _fixed_statistics(options: Mapping[str, object], x: Array) -> dict[str, Array] | None:
+    if options.get("groups"):
+        return None
+    axes = options["axes"]
+    assert isinstance(axes, tuple)
+    mean = x.mean(axis=axes, keepdims=True)
+    centre = mean if options["centred"] else np.zeros_like(mean)
+    return {"mean": centre, "variance": ((x - centre) ** 2).mean(axis=axes, keepdims=True)}
+
+
+def _factors(family: Scaled, target: Array) -> list[float]:
+    """Factors at which a figure of the family meets that of the target."""
+    wanted = fingerprint(target).figures
+    found: list[float] = [1.0] if not family.rest.any() else []
+    grid = [-4.0, -2.0, -1.0, -0.5, -0.1, 1e-6, 0.1, 0.3, 0.6, 0.9, 1.1, 1.7, 3.0, 6.0, 20.0]
+    figures = np.array([fingerprint(family(factor)).figures for factor in grid])
+    for figure in (2, 3, 1):
+        misses = figures[:, figure] - wanted[figure]
+        for start in np.flatnonzero(np.sign(misses[:-1]) != np.sign(misses[1:])):
+
+            def miss(factor: float, figure: int = figure) -> float:
+                return float(fingerprint(family(factor)).figures[figure] - wanted[figure])
+
+            root = bracketed_root(
+                miss, grid[start], grid[start + 1], misses[start], misses[start + 1]
+            )
+            if root is not None:
+                found.extend([float(f"{root:.6g}"), root])
+    return found
+
+
+def blame(graph: Graph, source: int, edge: int) -> tuple[str, tuple[str, str] | None]:
+    """Module of the connection from an operation to one that uses it, and its neighbours."""
+    before, after = graph.records[source].path, graph.records[edge].path
+    # A module that hands its input on (an identity) and whose parent uses the value.
+    for module in graph.modules:
+        leaf = module.path not in graph.containers and module.path not in graph.running
+        parent = ancestors(module.path)[0] if module.path else ""
+        if leaf and parent == after and np.array_equal(module.value, graph.records[source].value):
+            return module.path, None
+    if after not in graph.containers and before == after:
+        return after, None
+    if after in graph.containers:
+        return after, graph.between([edge])
+    if before not in graph.containers and not graph.inputs[source]:
+        return after, None
+    holder = common_ancestor([before, after])
+    # A container without code of its own cannot change what it passes on.
+    holder = next(
+        (path for path in [holder, *ancestors(holder)] if path in graph.running and path != after),
+        holder,
+    )
+    return holder, (before, after)
+
+
+def explain_parameters(
+    sides: Sides,
+    mismatch: Mapping[str, tuple[Array, Array]],
+    layers: Sequence[Parameter],
+) -> list[Diagnosis]:
+    """Gradients of parameters that differ although those of all tensors agree."""
+    owners = {p.name: p for p in layers}
+    found = []
+    for name, (expected, obtained) in mismatch.items():
+        owner = owners.get(name)
+        path = owner.layer if owner is not None else name.rpartition(".")[0]
+        scale = max(float(np.abs(expected).max()), float(np.abs(obtained).max())) or 1.0
+        gap = float(np.abs(expected - obtained).max()) / scale
+        cause, text = _parameter_cause(sides, name, expected, obtained)
+        found.append(
+            Diagnosis(
+                culprit=path,
+                operation=owner.kind if owner is not None else "",
+                cause=cause,
+                evidence=(text,) if text else (),
+                local_gap=gap,
+                tried=() if text else ("a stopped or scaled gradient", "a padding row", "tying"),
+                backward=True,
+            )
+        )
+    found.sort(key=lambda d: d.cause is None)
+    return found
+
+
+def _parameter_cause(
+    sides: Sides, name: str, expected: Array, obtained: Array
+) -> tuple[str | None, str]:
+    """Cause and evidence for one parameter's gradient."""
+    graph = sides.graph
+    uses = [place for place, r in enumerate(graph.records) if name in r.parameters]
+    replay = Replay(graph)
+    looked_up = [place for place in uses if replay.kind(place) == "embedding"]
+    scale = max(float(np.abs(expected).max()), float(np.abs(obtained).max())) or 1.0
+    wrong = np.abs(expected - obtained) > TOLERANCE * scale
+    if looked_up and expected.ndim == 2:
+        rows = np.flatnonzero(wrong.any(axis=1))
+        if rows.size == 1:
+            row, (mine, other) = int(rows[0]), (expected[rows[0]], obtained[rows[0]])
+            if not mine.any() or not other.any():
+                who = "the port" if not mine.any() else "the reference"
+                text = (
+                    f"only row {row} of {name} differs: its gradient is zero but in {who}, so it "
+                    f"is a padding row on one side alone; all other rows agree"
+                )
+                return "embedding", text
+    for place in uses if len(uses) > 1 else ():
+        part = _use(graph, replay, place, expected.shape)
+        if part is not None and np.abs(expected - part - obtained).max() <= TOLERANCE * scale:
+            text = (
+                f"without what {_name(graph, place)} sends back to {name}, the reference gives "
+                f"the port's gradient: the parameter is shared in the reference alone"
+            )
+            return "embedding" if looked_up else "gradient-path", text
+    if not obtained.any():
+        return "gradient-path", f"no gradient reaches {name} in the port"
+    factor = float(np.vdot(expected, obtained) / (np.vdot(expected, expected) or 1.0))
+    if factor and np.abs(obtained - factor * expected).max() <= TOLERANCE * scale:
+        return "gradient-path", f"the gradient of {name} is multiplied by {factor:.8g} in the port"
+    return None, ""
+
+
+def _use(graph: Graph, replay: Replay, place: int, shape: tuple[int, ...]) -> Array | None:
+    """Gradient that one use of a weight sends back to it."""
+    operation, gradient = replay.operation(place), graph.records[place].gradient
+    if operation is None or gradient is None:
+        return None
+    if operation.kind == "linear":
+        x = operation.arguments[0].reshape(-1, shape[1])
+        return np.asarray(gradient.reshape(-1, shape[0]).T @ x)
+    if operation.kind == "embedding":
+        total = np.zeros(shape)
+        indices = operation.arguments[0].astype(np.int64).reshape(-1)
+        np.add.at(total, indices, gradient.reshape(-1, shape[1]))
+        return total
+    return None

@@ -1,0 +1,257 @@
+"""Finds the first operations of the reference, in data flow, whose results the port lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+
+import numpy as np
+
+from pytest_fwcompare.backends.base import Array, Recorded
+from pytest_fwcompare.diagnose.align import TOLERANCE, Alignment, Index, Match, match
+from pytest_fwcompare.diagnose.graph import Graph
+
+LADDER = (TOLERANCE, 1e-10, 1e-12)
+"""Tolerances tried in turn: a fault too small for one shows at the next."""
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where the difference begins.
+
+    Attributes:
+        place: position of the operation in the reference's graph.
+        culprit: path of the module that ran it, "" for the root.
+        operation: its name.
+        between: for an operation that a container ran itself, the submodules just before and
+            after it; else None.
+        port_culprit: path of the port's operation that gave the nearest tensor; None unknown.
+        port_operation: its name.
+        gap: relative difference of the reference's tensor and the port's nearest, infinite if the
+            port has none of that size.
+        rounding: largest relative difference of the matched inputs: what comes in with them.
+    """
+
+    place: int
+    culprit: str
+    operation: str
+    between: tuple[str, str] | None
+    port_culprit: str | None
+    port_operation: str
+    gap: float
+    rounding: float
+
+
+class Sides:
+    """Both passes, aligned.
+
+    Args:
+        reference_records: of the reference.
+        port_records: of the port.
+        reference_parameters: float64 values by name, to tell parameters among arguments.
+        reference_outputs: float64 outputs by name.
+        port_outputs: of the port; without them, what nothing in the port consumes.
+        tolerance: of the alignment.
+
+    Attributes:
+        graph: the reference's operations.
+        port: the port's.
+        index: the port's tensors; outputs: those that are outputs.
+        alignment: of the reference's operations with `index`.
+    """
+
+    def __init__(
+        self,
+        reference_records: Sequence[Recorded],
+        port_records: Sequence[Recorded],
+        *,
+        reference_parameters: Mapping[str, Array] | None = None,
+        reference_outputs: Mapping[str, Array] | None = None,
+        port_outputs: Mapping[str, Array] | None = None,
+        tolerance: float = TOLERANCE,
+    ) -> None:
+        self.tolerance = tolerance
+        self.unknown: set[int] = set()
+        self.graph = Graph(reference_records, reference_parameters)
+        self.port = Graph(port_records)
+        self.index = Index(record.value for record in self.port.records)
+        ends = list((port_outputs or {}).values()) or [
+            self.port.records[place].value for place in self.port.ends
+        ]
+        self.outputs = Index(ends)
+        self.output_places = self._output_places(reference_outputs or {})
+        self._align()
+
+    def repaired(self, values: Mapping[int, Array], changed: Iterable[int]) -> Sides:
+        """The sides with some of the reference's values replaced: what is left differs elsewhere.
+
+        Args:
+            values: by position.
+            changed: positions where the change was made; what depends on them and has no new
+                value is unknown, and no longer held against the port.
+        """
+        other = copy(self)
+        other.graph = self.graph.with_values(values)
+        other.unknown = self.unknown | (self.graph.downstream(changed) - set(values))
+        other._align()
+        return other
+
+    def _align(self) -> None:
+        self.alignment: Alignment = match(self.graph.records, self.index, self.tolerance)
+        self._explained = frozenset(
+            found.index for matches in self.alignment.matches for found in matches
+        )
+        self._judge()
+
+    def _output_places(self, outputs: Mapping[str, Array]) -> frozenset[int]:
+        """Positions whose values the reference hands out."""
+        places = set()
+        for value in outputs.values():
+            equal = [
+                place
+                for place, record in enumerate(self.graph.records)
+                if record.value.size == value.size and np.array_equal(record.value, value)
+            ]
+            places.update(equal[-1:])
+        return frozenset(places or self.graph.ends)
+
+    @property
+    def explained(self) -> frozenset[int]:
+        """Positions of the port whose values the reference has, too."""
+        return self._explained
+
+    def matched(self, place: int) -> bool:
+        """Whether the value is in the port; an output must be an output there, too."""
+        if place in self.output_places:
+            value = self.graph.records[place].value
+            return bool(self.outputs.find(value, self.tolerance))
+        return bool(self.alignment.matches[place])
+
+    def telling(self, place: int) -> bool:
+        """Whether the value there says anything."""
+        return self.alignment.telling[place]
+
+    def _judge(self) -> None:
+        """Which operations are surely right, and which may be taken as right."""
+        count = len(self.graph)
+        self.sure = [False] * count
+        for place in reversed(range(count)):
+            # What is found later proves that this was right, though the port may fuse it. An
+            # output that is not handed out is wrong, whatever else uses it.
+            later = place not in self.output_places and any(
+                self.sure[consumer] for consumer in self.graph.consumers[place]
+            )
+            self.sure[place] = (self.telling(place) and self.matched(place)) or later
+        self.right = [False] * count
+        for place in range(count):
+            inputs = all(self.right[source] for source in self.graph.inputs[place])
+            silent = not self.telling(place) or not self.graph.records[place].arguments
+            self.right[place] = self.sure[place] or (inputs and silent) or place in self.unknown
+
+    def culprits(self) -> list[int]:
+        """Positions with right inputs and a wrong result, in execution order."""
+        return [
+            place
+            for place in range(len(self.graph))
+            if not self.right[place]
+            and place in self.graph.live
+            and all(self.right[source] for source in self.graph.inputs[place])
+        ]
+
+    def nearest(self, place: int) -> Match | None:
+        """The port's closest tensor; for an output, its position is that of an output."""
+        index = self.outputs if place in self.output_places else self.index
+        return index.nearest(self.graph.records[place].value)
+
+    def port_record(self, value: Array) -> Recorded | None:
+        """The port's operation that holds a value, preferably one that the reference lacks."""
+        matches = self.index.find(value, self.tolerance) or [
+            found for found in [self.index.nearest(value)] if found is not None
+        ]
+        if not matches:
+            return None
+        fresh = [found for found in matches if found.index not in self.explained]
+        return self.port.records[(fresh or matches)[0].index]
+
+    def location(self, place: int, places: Sequence[int] = ()) -> Location:
+        """Everything about a culprit.
+
+        Args:
+            place: its position.
+            places: positions of the same path that make up the culprit, if more than one.
+        """
+        record = self.graph.records[place]
+        nearest = self.nearest(place)
+        port = self.port_record(record.value)
+        glue = record.path in self.graph.containers
+        rounding = max(
+            (
+                self.alignment.matches[source][0].distance
+                for source in self.graph.inputs[place]
+                if self.alignment.matches[source]
+            ),
+            default=0.0,
+        )
+        return Location(
+            place=place,
+            culprit=record.path,
+            operation=record.operation,
+            between=self.graph.between(places or [place]) if glue else None,
+            port_culprit=port.path if port is not None else None,
+            port_operation=port.operation if port is not None else "",
+            gap=nearest.distance if nearest is not None else np.inf,
+            rounding=rounding,
+        )
+
+
+def align_sides(
+    reference_records: Sequence[Recorded],
+    port_records: Sequence[Recorded],
+    *,
+    reference_parameters: Mapping[str, Array] | None = None,
+    reference_outputs: Mapping[str, Array] | None = None,
+    port_outputs: Mapping[str, Array] | None = None,
+) -> Sides:
+    """Both passes, aligned at the widest tolerance that shows a culprit; else at the widest."""
+    sides = []
+    for tolerance in LADDER:
+        made = Sides(
+            reference_records,
+            port_records,
+            reference_parameters=reference_parameters,
+            reference_outputs=reference_outputs,
+            port_outputs=port_outputs,
+            tolerance=tolerance,
+        )
+        if made.culprits():
+            return made
+        sides.append(made)
+    return sides[0]
+
+
+def locate(
+    reference_records: Sequence[Recorded],
+    port_records: Sequence[Recorded],
+    *,
+    reference_parameters: Mapping[str, Array] | None = None,
+    reference_outputs: Mapping[str, Array] | None = None,
+    port_outputs: Mapping[str, Array] | None = None,
+) -> list[Location]:
+    """The places where the forward passes part, in execution order; empty if they do not.
+
+    Args:
+        reference_records: the reference's float64 pass.
+        port_records: the port's, on the same inputs and weights.
+        reference_parameters: float64 values by parameter name.
+        reference_outputs: float64 outputs by name.
+        port_outputs: the same of the port.
+    """
+    sides = align_sides(
+        reference_records,
+        port_records,
+        reference_parameters=reference_parameters,
+        reference_outputs=reference_outputs,
+        port_outputs=port_outputs,
+    )
+    return [sides.location(place) for place in sides.culprits()]

@@ -1,0 +1,289 @@
+"""Proves a repair: the reference, changed in one way, gives values that only the port has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pytest_fwcompare.backends.base import Array
+from pytest_fwcompare.diagnose.align import Index, fingerprint
+
+if TYPE_CHECKING:
+    from pytest_fwcompare.diagnose.locate import Sides
+    from pytest_fwcompare.diagnose.replay import Replay
+
+UNSEEN = 12
+"""Operations computed on without finding anything before a repair is given up."""
+
+ONWARD = 8
+"""Operations computed on after the first find, to see that the port goes on with the value."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One change of the reference that may be what the port does.
+
+    Attributes:
+        cause: one word of the cause table.
+        change: what was changed, to be read after "with": "epsilon=0.001 (reference 1e-05)".
+        values: new values by position in the reference's graph.
+        weak: the changed value occurs in right ports too (a product before its bias), so only
+            what the port computes from it proves anything.
+        places: positions that make up the culprit; where it was found, if empty.
+        culprit: path and neighbours of the culprit where they are not those of `places`.
+    """
+
+    cause: str
+    change: str
+    values: Mapping[int, Array] = field(repr=False)
+    weak: bool = False
+    places: tuple[int, ...] = ()
+    culprit: tuple[str, tuple[str, str] | None] | None = None
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What showed that a candidate is what the port does.
+
+    Attributes:
+        place: first position whose changed value the port has.
+        before: distance of the reference's own value there to the port's nearest tensor.
+        after: distance of the changed value.
+        port_index: position of that tensor among the port's operations, -1 for an output.
+        hits: number of positions whose changed values the port has.
+        to_output: whether a changed output was computed and is the port's output.
+        values: all changed values that were computed.
+    """
+
+    place: int
+    before: float
+    after: float
+    port_index: int
+    hits: int
+    to_output: bool
+    values: Mapping[int, Array] = field(repr=False)
+
+
+class Prover:
+    """Looks changed values up in the port.
+
+    Args:
+        sides: both passes, aligned.
+        replay: recomputation of the reference.
+    """
+
+    def __init__(self, sides: Sides, replay: Replay) -> None:
+        self.sides = sides
+        self.replay = replay
+
+    def prove(self, candidate: Candidate) -> Proof | None:
+        """The proof, or None.
+
+        At least one changed value must be in the port whose own value is not there. What a right
+        port may hold as well counts only if the port goes on with it.
+        """
+        sides = self.sides
+        values: dict[int, Array] = {}
+        hits: list[int] = []
+        first: tuple[int, float, int] | None = None
+        unseen = onward = 0
+        to_output, strong = False, False
+        for place, value in self.replay.run(candidate.values):
+            values[place] = value
+            if not self._differs(place, value) or sides.sure[place]:
+                continue
+            found = self._find(place, value)
+            moved = self.replay.kind(place) == "movement" or self.replay.is_identity(place)
+            if found is not None:
+                hits.append(place)
+                first = first or (place, *found)
+                fresh = found[1] < 0 or found[1] not in sides.explained
+                beyond = place not in candidate.values and not moved
+                strong = strong or (fresh and (beyond or not candidate.weak))
+                to_output = to_output or place in sides.output_places
+            if first is None:
+                unseen += not moved
+            else:
+                onward += not moved
+            if unseen > UNSEEN or (onward > ONWARD and strong):
+                break
+        if first is None or not (strong or to_output):
+            return None
+        place, distance, index = first
+        nearest = sides.nearest(place)
+        before = nearest.distance if nearest is not None else float("inf")
+        return Proof(place, before, distance, index, len(hits), to_output, values)
+
+    def _differs(self, place: int, value: Array) -> bool:
+        """Whether a changed value is another one than the reference's."""
+        own = self.sides.graph.records[place].value
+        if own.shape != value.shape:
+            return True
+        with np.errstate(all="ignore"):
+            both = np.isfinite(own) & np.isfinite(value)
+            if not np.array_equal(np.isfinite(own), np.isfinite(value)):
+                return True
+            if not both.any():
+                return False
+            scale = float(np.abs(own[both]).max()) or 1.0
+            return bool(np.abs(own - value)[both].max() > self.sides.tolerance * scale)
+
+    def _find(self, place: int, value: Array) -> tuple[float, int] | None:
+        """Distance and position of a changed value in the port; -1 for outputs."""
+        if not fingerprint(value).telling:
+            return None
+        sides = self.sides
+        if place in sides.output_places:
+            found = sides.outputs.find(value, sides.tolerance)
+            return (found[0].distance, -1) if found else None
+        matches = sides.index.find(value, sides.tolerance)
+        if not matches:
+            return None
+        fresh = [match for match in matches if match.index not in sides.explained]
+        best = (fresh or matches)[0]
+        return best.distance, best.index
+
+    # Solving for numbers.
+
+    def solve(
+        self,
+        family: Callable[[float], Array | None],
+        grid: Sequence[float],
+        observe: Callable[[Array], Iterator[tuple[int, Array]]] | None = None,
+    ) -> Iterator[tuple[float, Array]]:
+        """Numbers at which a family of values meets a tensor of the port.
+
+        Args:
+            family: value by number; None where it cannot be computed.
+            grid: numbers in order, between which solutions are sought.
+            observe: computes what the port shows of a value (position and value), where the
+                value itself may be fused; by default the value itself.
+
+        Yields:
+            A number and the family's value there; rounded to few digits where that fits as well.
+        """
+        samples = [(number, family(number)) for number in grid]
+        known = [(number, value) for number, value in samples if value is not None]
+        if len(known) < 2:
+            return
+        shown = [(n, v, self._shown(v, observe)) for n, v in known]
+        for slot in range(max(len(show) for *_, show in shown)):
+            series = [(n, v, show[slot]) for n, v, show in shown if len(show) > slot]
+            for target in self._targets(series[0][2]):
+                number = self._root(family, observe, slot, series, target)
+                if number is None:
+                    continue
+                yield from self._accepted(family, observe, slot, number, target)
+
+    def _shown(
+        self, value: Array, observe: Callable[[Array], Iterator[tuple[int, Array]]] | None
+    ) -> list[Array]:
+        return [value] if observe is None else [v for _, v in observe(value)]
+
+    def _targets(self, value: Array) -> list[Array]:
+        """The port's tensors of that size that the reference lacks, the closest few."""
+        sides = self.sides
+        size = value.size
+        fresh = [
+            place
+            for place, record in enumerate(sides.port.records)
+            if record.value.size == size
+            and place not in sides.explained
+            and sides.index.fingerprints[place].telling
+        ]
+        probe = fingerprint(value)
+        fresh.sort(
+            key=lambda place: float(
+                np.abs(sides.index.fingerprints[place].figures - probe.figures).max()
+            )
+        )
+        return [sides.port.records[place].value for place in fresh[:8]]
+
+    def _root(
+        self,
+        family: Callable[[float], Array | None],
+        observe: Callable[[Array], Iterator[tuple[int, Array]]] | None,
+        slot: int,
+        series: Sequence[tuple[float, Array, Array]],
+        target: Array,
+    ) -> float | None:
+        """Where the figure that moves most meets the target's, by bisection and secants."""
+        wanted = fingerprint(target).figures
+        figures = np.array([fingerprint(show).figures for *_, show in series])
+        with np.errstate(all="ignore"):
+            moves = np.ptp(figures, axis=0)
+        for figure in np.argsort(-moves)[:3]:
+            if not np.isfinite(moves[figure]) or moves[figure] == 0:
+                continue
+            misses = figures[:, figure] - wanted[figure]
+            signs = np.flatnonzero(np.sign(misses[:-1]) != np.sign(misses[1:]))
+            for start in signs[:2]:
+
+                def miss(number: float, figure: int = int(figure)) -> float:
+                    value = family(number)
+                    shown = [] if value is None else self._shown(value, observe)
+                    if len(shown) <= slot:
+                        return float("nan")
+                    return float(fingerprint(shown[slot]).figures[figure] - wanted[figure])
+
+                low, high = series[start][0], series[start + 1][0]
+                number = bracketed_root(miss, low, high, misses[start], misses[start + 1])
+                if number is None:
+                    continue
+                value = family(number)
+                shown = [] if value is None else self._shown(value, observe)
+                if len(shown) > slot and Index([target]).find(shown[slot], 1e-6):
+                    return number
+        return None
+
+    def _accepted(
+        self,
+        family: Callable[[float], Array | None],
+        observe: Callable[[Array], Iterator[tuple[int, Array]]] | None,
+        slot: int,
+        number: float,
+        target: Array,
+    ) -> Iterator[tuple[float, Array]]:
+        """The shortest decimal near the root that gives the target, or the root itself."""
+        index = Index([target])
+        rounded = [float(f"{number:.{digits}g}") for digits in range(1, 9)]
+        for candidate in (*rounded, number):
+            value = family(candidate)
+            shown = [] if value is None else self._shown(value, observe)
+            if len(shown) > slot and index.find(shown[slot], self.sides.tolerance):
+                assert value is not None
+                yield candidate, value
+                return
+
+
+def bracketed_root(
+    function: Callable[[float], float], low: float, high: float, at_low: float, at_high: float
+) -> float | None:
+    """Root between two points of opposite sign: secants kept in the bracket (Illinois method).
+
+    The bracket is halved in the logarithm where it spans decades, as numbers such as epsilons do.
+    """
+    if at_low == 0.0:
+        return low
+    side = 0
+    for count in range(80):
+        wide = low > 0 and high / low > 4
+        if wide or count % 3 == 2:
+            middle = (low * high) ** 0.5 if wide else 0.5 * (low + high)
+        else:
+            middle = high - at_high * (high - low) / (at_high - at_low)
+        value = function(middle)
+        if not np.isfinite(value):
+            return None
+        if value == 0.0 or abs(high - low) <= 1e-15 * max(abs(low), abs(high)):
+            return middle
+        if (value > 0) == (at_high > 0):
+            high, at_high = middle, value
+            at_low, side = (at_low / 2 if side == 1 else at_low), 1
+        else:
+            low, at_low = middle, value
+            at_high, side = (at_high / 2 if side == -1 else at_high), -1
+    return 0.5 * (low + high)

@@ -1,0 +1,27 @@
+"""The catalogue of repairs. Importing this package registers all of them, likely ones first."""
+
+from __future__ import annotations
+
+from pytest_fwcompare.diagnose.repairs import (
+    activations,
+    attention,
+    convolution,
+    norms,
+    order,
+    recurrent,
+    sources,
+)
+from pytest_fwcompare.diagnose.repairs.base import REPAIRS, Spot, candidates
+
+__all__ = [
+    "REPAIRS",
+    "Spot",
+    "candidates",
+    "norms",
+    "convolution",
+    "attention",
+    "recurrent",
+    "order",
+    "sources",
+    "activations",
+]

@@ -1,0 +1,294 @@
+"""Repairs of activations: formula, parameters, place; clipping; dropout."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from pytest_fwcompare.backends.base import Array
+from pytest_fwcompare.diagnose.operations import attempt
+from pytest_fwcompare.diagnose.operations.attention import softmax
+from pytest_fwcompare.diagnose.operations.elementwise import (
+    ACTIVATIONS,
+    SELU_ALPHA,
+    SELU_SCALE,
+)
+from pytest_fwcompare.diagnose.prove import Candidate
+from pytest_fwcompare.diagnose.repairs.base import Spot, decades, repair, show
+
+NONLINEAR = (
+    *("relu", "leaky_relu", "elu", "selu", "gelu", "sigmoid", "tanh", "hard_sigmoid", "silu"),
+    *("hard_silu", "mish", "softplus", "softsign", "logsigmoid", "square", "exp", "abs"),
+)
+"""Activations that one may be taken for another."""
+
+PARAMETERS: dict[str, dict[str, list[float]]] = {
+    "leaky_relu": {"negative_slope": [-2.0, -0.5, -0.1, -1e-6, 1e-6, *decades(-5, 1, 1)]},
+    "elu": {"alpha": decades(-4, 2, 1)},
+    "celu": {"alpha": decades(-4, 2, 1)},
+    "softplus": {"beta": decades(-3, 3, 1)},
+    "silu": {"beta": decades(-3, 3, 1)},
+    "hard_sigmoid": {"slope": decades(-3, 2, 1)},
+    "hard_silu": {"slope": decades(-3, 2, 1)},
+    "softshrink": {"lambd": decades(-6, 3, 1)},
+    "hardshrink": {"lambd": decades(-6, 3, 1)},
+    "gelu": {"cubic": [1e-3, 0.01, 0.03, 0.05, 0.1, 1.0]},
+}
+"""Numeric parameters and where to look for them."""
+
+DEFAULTS = {
+    "negative_slope": 0.01,
+    "alpha": 1.0,
+    "beta": 1.0,
+    "slope": 1 / 6,
+    "lambd": 0.5,
+    "cubic": 0.044715,
+}
+
+
+@repair("activation")
+def clipping(spot: Spot) -> Iterator[Candidate]:
+    """Limits of a clip removed or moved."""
+    options = spot.operation.options
+    if options["function"] != "clamp":
+        return
+    low, high = options.get("min", -np.inf), options.get("max", np.inf)
+    low = -np.inf if low is None else low
+    high = np.inf if high is None else high
+    if np.isfinite(high):
+        yield from spot.change("clipping", f"no upper limit (reference {show(high)})", max=np.inf)
+    if np.isfinite(low):
+        yield from spot.change("clipping", f"no lower limit (reference {show(low)})", min=-np.inf)
+    yield from spot.change("clipping", "no limits", weak=True, min=-np.inf, max=np.inf)
+    wide = [-(10.0**e) for e in range(6, -7, -1)] + [0.0] + decades(-6, 6, 1)
+    yield from spot.solved("clipping", "upper limit", "max", high, wide)
+    yield from spot.solved("clipping", "lower limit", "min", low, wide)
+
+
+@repair("activation")
+def parameters(spot: Spot) -> Iterator[Candidate]:
+    """Another slope, alpha or limit, solved for."""
+    options = spot.operation.options
+    name = options["function"]
+    if name == "selu":
+        yield from _short_constants(spot)
+        for option, value in (("alpha", SELU_ALPHA), ("scale", SELU_SCALE)):
+            grid = [value * factor for factor in (0.1, 0.5, 0.9, 1.1, 2.0, 10.0)]
+            yield from spot.solved("activation-parameter", option, option, value, grid)
+    for option, grid in PARAMETERS.get(name, {}).items():
+        own = options.get(option, DEFAULTS[option])
+        if isinstance(own, np.ndarray):
+            continue
+        if name == "gelu" and options.get("approximate") != "tanh":
+            continue
+        yield from spot.solved("activation-parameter", option, option, own, grid)
+    if name == "leaky_relu":
+        yield from spot.change("activation-parameter", "slope 0", negative_slope=0.0)
+    if name == "relu":
+        x = spot.operation.arguments
+
+        def leaky(slope: float) -> Array:
+            return np.where(x[0] >= 0, x[0], slope * x[0])
+
+        for slope, value in spot.prover.solve(leaky, PARAMETERS["leaky_relu"]["negative_slope"]):
+            text = f"slope={slope:.10g} below 0 (reference 0)"
+            yield Candidate("activation-parameter", text, {spot.place: value})
+
+
+def _short_constants(spot: Spot) -> Iterator[Candidate]:
+    """SELU's constants as they are typed, rounded or cut to some digits."""
+
+    def short(value: float) -> list[float]:
+        cut = [int(value * 10**d) / 10**d for d in range(1, 9)]
+        return list(dict.fromkeys([*(round(value, d) for d in range(1, 9)), *cut, value]))
+
+    for alpha, scale in itertools.product(short(SELU_ALPHA), short(SELU_SCALE)):
+        if (alpha, scale) != (SELU_ALPHA, SELU_SCALE):
+            text = f"alpha={alpha:.10g} and scale={scale:.10g} (reference 1.67326324, 1.05070099)"
+            yield from spot.change("activation-parameter", text, alpha=alpha, scale=scale)
+
+
+@repair("activation")
+def variants(spot: Spot) -> Iterator[Candidate]:
+    """Another formula for the activation, or another activation."""
+    options = spot.operation.options
+    name = options["function"]
+    if name == "identity":
+        return
+    cause = "activation-variant"
+    x = spot.operation.arguments[0]
+    if name == "gelu":
+        own = options.get("approximate", "none")
+        words = {"none": "erf", "tanh": "tanh", "sigmoid": "sigmoid of 1.702 x"}
+        for other in words:
+            if other != own:
+                text = f"gelu by {words[other]} (reference {words[own]})"
+                yield from spot.change(cause, text, approximate=other)
+    if name == "tanh":
+        yield from _rational_tanh(spot, x)
+    if name in ("sigmoid", "hard_sigmoid", "silu", "hard_silu"):
+        hard = "hard_silu" if "silu" in name else "hard_sigmoid"
+        for slope in (0.2, 1 / 6, 0.25):
+            yield from _other(spot, hard, cause, slope=slope)
+    if name == "clamp":
+        yield from _other(spot, "relu", "clipping")
+    if name in NONLINEAR or name == "clamp":
+        for other in NONLINEAR:
+            if other != name:
+                yield from _other(spot, other, cause)
+        yield from _other(spot, "clamp", cause, min=0.0, max=6.0)
+        yield from _other(spot, "clamp", cause, min=-1.0, max=1.0)
+
+
+def _rational_tanh(spot: Spot, x: Array) -> Iterator[Candidate]:
+    """Tanh by a rational function."""
+    for order, limited in itertools.product(range(2, 8), (True, False)):
+        text = f"tanh by its continued fraction of {order} levels{', clipped' if limited else ''}"
+        value = np.asarray(ACTIVATIONS["pade_tanh"](x, order, limited))
+        yield Candidate("activation-variant", text, {spot.place: value})
+    for order in (1, 2, 3):
+        coefficients = (1.0, -1 / 3, 2 / 15, -17 / 315)[: order + 1]
+        value = sum(c * x ** (2 * k + 1) for k, c in enumerate(coefficients))
+        text = f"tanh by its series to the power {2 * order + 1}"
+        yield Candidate("activation-variant", text, {spot.place: np.asarray(value)})
+    clipped = np.clip(x, -1.0, 1.0)
+    yield Candidate("activation-variant", "tanh as a clip to 1", {spot.place: clipped})
+
+
+def _other(spot: Spot, name: str, cause: str, **options: Any) -> Iterator[Candidate]:
+    own = spot.operation.options["function"]
+    with np.errstate(all="ignore"):
+        value = np.asarray(ACTIVATIONS[name](spot.operation.arguments[0], **options))
+    extra = ", ".join(f"{key}={show(number)}" for key, number in options.items())
+    text = f"{name}{f' ({extra})' if extra else ''} instead of {own}"
+    yield Candidate(cause, text, {spot.place: value})
+
+
+@repair("activation")
+def place_of_activation(spot: Spot) -> Iterator[Candidate]:
+    """The activation missing or doubled."""
+    name = spot.operation.options["function"]
+    if name == "identity":
+        return
+    x = spot.operation.arguments[0]
+    cause = "activation-place"
+    yield Candidate(cause, f"no {name}", {spot.place: np.asarray(x, np.float64)}, weak=True)
+    yield from spot.arguments(cause, f"{name} twice", spot.record.value)
+
+
+@repair("activation")
+def dropout(spot: Spot) -> Iterator[Candidate]:
+    """Dropout that scales in evaluation."""
+    options = spot.operation.options
+    if options["function"] != "identity" or not options.get("rate"):
+        return
+    keep = 1.0 - float(options["rate"])
+    x = np.asarray(spot.operation.arguments[0], np.float64)
+    for factor, words in ((keep, "the keep rate"), (1 / keep, "1 / the keep rate")):
+        text = f"values scaled by {words}, {factor:.6g}, in evaluation"
+        yield Candidate("dropout", text, {spot.place: factor * x})
+    yield from _dropped(spot, x)
+
+
+def _dropped(spot: Spot, x: Array) -> Iterator[Candidate]:
+    """Dropout that is active: the port holds the values, some zero, the others scaled alike."""
+    kept = np.sort(np.abs(x[x != 0]).reshape(-1))
+    for place, record in enumerate(spot.sides.port.records):
+        if record.value.size != x.size or place in spot.sides.explained:
+            continue
+        value = np.asarray(record.value, np.float64)
+        some = np.sort(np.abs(value[value != 0]).reshape(-1))
+        if not 0 < some.size < kept.size:
+            continue
+        for ratio in (1.0, 1 / (1.0 - float(spot.operation.options["rate"]))):
+            nearest = np.searchsorted(kept * ratio, some)
+            near = np.minimum.reduce(
+                [
+                    np.abs(kept[np.clip(nearest + shift, 0, kept.size - 1)] * ratio - some)
+                    for shift in (-1, 0)
+                ]
+            )
+            if near.max() <= spot.sides.tolerance * kept[-1] * ratio and some.size > 3:
+                zeros = kept.size - some.size
+                text = (
+                    f"dropout active: {zeros} of {kept.size} values zero, the others x{ratio:.6g}"
+                )
+                yield Candidate("dropout", text, {spot.place: _arranged(x, value, ratio)})
+                return
+
+
+def _arranged(x: Array, dropped: Array, ratio: float) -> Array:
+    """The dropped values in the order of `x`."""
+    present = np.sort(dropped[dropped != 0].reshape(-1))
+    scaled = ratio * x
+    near = np.searchsorted(present, scaled)
+    scale = np.abs(present).max()
+    found = np.zeros(x.shape, bool)
+    for shift in (-1, 0):
+        other = present[np.clip(near + shift, 0, present.size - 1)]
+        found |= np.abs(other - scaled) <= 1e-7 * scale
+    return np.where(found, scaled, 0.0)
+
+
+@repair("")
+def moved_activation(spot: Spot) -> Iterator[Candidate]:
+    """The activation that follows applied to an argument instead: before instead of after."""
+    if spot.operation.kind == "activation":
+        return
+    for consumer in spot.graph.consumers[spot.place]:
+        after = spot.replay.operation(consumer)
+        if after is None or after.kind != "activation" or spot.replay.is_identity(consumer):
+            continue
+        name = after.options["function"]
+        for number, argument in enumerate(spot.operation.arguments):
+            if spot.replay.source(spot.place, number) is None:
+                continue
+            inner = attempt(after, (argument,))
+            if inner is None:
+                continue
+            value = attempt(spot.operation, spot.replaced(number, inner))
+            if value is not None:
+                text = f"{name} before instead of after {spot.record.operation}"
+                yield Candidate(
+                    "activation-place",
+                    text,
+                    {consumer: value},
+                    places=(spot.place, consumer),
+                )
+
+
+@repair("", late=True)
+def extra_activation(spot: Spot) -> Iterator[Candidate]:
+    """An activation more: after this operation where it is an output, or on an argument of it."""
+    value = spot.record.value
+    if spot.place in spot.sides.output_places and value.ndim:
+        for name, made in _applied(value):
+            yield Candidate("activation-place", f"{name} after it", {spot.place: made})
+    for number, argument in enumerate(spot.operation.arguments):
+        source = spot.replay.source(spot.place, number)
+        if source is None:
+            continue
+        path, own = spot.graph.records[source].path, spot.record.path
+        for name, made in _applied(argument):
+            changed = attempt(spot.operation, spot.replaced(number, made))
+            if changed is None:
+                continue
+            # Glue code that reads a module's result blames the module: Dense(activation=...).
+            culprit = (path, None) if path != own and path not in spot.graph.containers else None
+            text = f"{name} applied to its input first"
+            yield Candidate("activation-place", text, {spot.place: changed}, culprit=culprit)
+
+
+def _applied(x: Array) -> Iterator[tuple[str, Array]]:
+    """Activations of a tensor, softmax along each axis included."""
+    for name in NONLINEAR:
+        with np.errstate(all="ignore"):
+            yield name, np.asarray(ACTIVATIONS[name](x))
+    for axis in range(x.ndim - 1, -1, -1):
+        with np.errstate(all="ignore"):
+            weights = softmax(x, axis)
+            yield f"softmax over axis {axis}", weights
+            yield f"log_softmax over axis {axis}", np.log(weights)

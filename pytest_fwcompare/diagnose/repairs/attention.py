@@ -1,0 +1,238 @@
+"""Repairs of softmax, masks, scales."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from pytest_fwcompare.backends.base import Array
+from pytest_fwcompare.diagnose.operations import attempt
+from pytest_fwcompare.diagnose.prove import Candidate
+from pytest_fwcompare.diagnose.repairs.base import Spot, decades, repair, show
+from pytest_fwcompare.diagnose.replay import Replay
+
+FILLS = (-np.inf, -1e30, -1e9, -1e4, 0.0, -65504.0, -3.4028234663852886e38)
+"""Common fills of masked scores."""
+
+
+def near(replay: Replay, place: int, kinds: set[str], onward: bool, reach: int = 4) -> int | None:
+    """The nearest operation of some kinds that `place` feeds (or is fed by), within `reach`."""
+    front, seen = [place], {place}
+    links = replay.graph.consumers if onward else replay.graph.inputs
+    for _ in range(reach):
+        following = [other for spot in front for other in links[spot] if other not in seen]
+        seen.update(following)
+        for other in sorted(following):
+            if replay.kind(other) in kinds:
+                return other
+        front = following
+    return None
+
+
+def scale_cause(spot: Spot) -> str | None:
+    """What a scale at this place is called; None where it has no name."""
+    replay, place = spot.replay, spot.place
+    waves = {"sin", "cos"}
+    feeds_waves = any(
+        spot.graph.records[other].operation in waves
+        for other in spot.graph.downstream([place])
+        if other - place < 8
+    )
+    if feeds_waves:
+        return "position"
+    softmax_at = near(replay, place, {"softmax"}, onward=True)
+    if softmax_at is not None:
+        product = replay.kind(place) == "matmul" or near(
+            replay, place, {"matmul"}, onward=False, reach=3
+        )
+        return "attention-scale" if product else "activation-parameter"
+    if replay.kind(place) == "embedding" or near(replay, place, {"embedding"}, False, 2):
+        return "embedding"
+    consumers = spot.graph.consumers[place]
+    if any(replay.kind(other) == "activation" for other in consumers):
+        return "activation-parameter"
+    if any(_adds(replay, other) for other in consumers):
+        return "residual"
+    return None
+
+
+def _adds(replay: Replay, place: int) -> bool:
+    operation = replay.operation(place)
+    return (
+        operation is not None
+        and operation.kind == "arithmetic"
+        and operation.options["function"] in ("add", "subtract")
+        and len(operation.arguments) == 2
+    )
+
+
+@repair("arithmetic")
+def number(spot: Spot) -> Iterator[Candidate]:
+    """Another number: a scale, a temperature, a base, a limit."""
+    options = spot.operation.options
+    if len(spot.operation.arguments) != 1:
+        return
+    own, function = options["number"], options["function"]
+    if function in ("maximum", "minimum"):
+        wide = [-(10.0**e) for e in range(6, -7, -1)] + [0.0] + decades(-6, 6, 1)
+        yield from spot.solved("clipping", "limit", "number", own, wide)
+        x = np.asarray(spot.operation.arguments[0], np.float64)
+        yield Candidate(
+            "clipping", f"no limit (reference {show(own)})", {spot.place: x}, weak=True
+        )
+        return
+    cause = scale_cause(spot)
+    if cause is None:
+        return
+    grid = decades(-8, 8, 1)
+    if own < 0:
+        grid = [-point for point in reversed(grid)]
+    label = {"multiply": "scale", "divide": "divisor", "power": "base"}.get(function, "offset")
+    yield from spot.solved(cause, label, "number", own, sorted({*grid, own * 0.999, own * 1.001}))
+    if function in ("multiply", "divide"):
+        x = np.asarray(spot.operation.arguments[0], np.float64)
+        text = f"no {label} (reference {show(own)})"
+        yield Candidate(cause, text, {spot.place: x}, weak=True)
+
+
+@repair("softmax")
+def softmax_options(spot: Spot) -> Iterator[Candidate]:
+    """Another axis, a temperature, no softmax, two of them, the logarithm last."""
+    own = spot.operation.options["axis"]
+    x = spot.operation.arguments[0]
+    for axis in range(x.ndim):
+        if axis != own:
+            text = f"softmax over axis {axis} (reference {own})"
+            yield from spot.change("softmax-axis", text, axis=axis)
+    attention = near(spot.replay, spot.place, {"matmul"}, onward=False)
+    cause = "activation-parameter" if attention is None else "attention-scale"
+    yield from spot.solved(cause, "temperature", "temperature", 1.0, decades(-4, 4))
+    name = spot.record.operation
+    if spot.operation.options["log"]:
+        yield from spot.change(
+            "unstable-formula", "the logarithm of softmax instead of log_softmax", log_last=True
+        )
+        yield from spot.change("activation-variant", "softmax instead of its logarithm", log=False)
+    yield Candidate("activation-place", f"no {name}", {spot.place: x}, weak=True)
+    yield from spot.arguments("activation-place", f"{name} twice", spot.record.value)
+
+
+@repair("matmul", "embedding", "linear")
+def scaled(spot: Spot) -> Iterator[Candidate]:
+    """A scale that the reference does not have, where scales have a name."""
+    cause = scale_cause(spot)
+    if cause is None:
+        return
+    for factor, value in factors(spot, spot.record.value):
+        yield Candidate(cause, f"a factor of {factor:.10g} (reference 1)", {spot.place: value})
+
+
+def factors(spot: Spot, value: Array) -> Iterator[tuple[float, Array]]:
+    """Numbers by which the port's tensors are a multiple of `value`."""
+    yield from spot.prover.solve(lambda c: c * value, decades(-4, 4, 2))
+    yield from spot.prover.solve(lambda c: -c * value, decades(-4, 4, 2))
+
+
+@repair("mask", "where")
+def masks(spot: Spot) -> Iterator[Candidate]:
+    """A mask inverted, left out, transposed, shifted, or filled with another value."""
+    operation = spot.operation
+    fill = operation.options.get("fill")
+    fills = (
+        [fill, *(f for f in FILLS if f != fill), *_port_fills(spot)] if fill is not None else []
+    )
+    for other in fills:
+        told = "" if other == fill else f", filled with {show(other)}"
+        reference = f" (reference {show(fill)})" if other != fill else ""
+        if other != fill:
+            yield from spot.change("mask", f"fill {show(other)}{reference}", fill=other)
+        yield from spot.change("mask", f"the mask inverted{told}", inverted=True, fill=other)
+        yield from _other_masks(spot, other, told)
+    if fill is None:
+        yield from spot.change("mask", "the condition inverted", inverted=True)
+    x = operation.arguments[0 if operation.kind == "mask" else 1]
+    if x.shape == spot.record.value.shape:
+        yield Candidate("mask", "no mask", {spot.place: np.asarray(x, np.float64)}, weak=True)
+
+
+def _port_fills(spot: Spot) -> list[float]:
+    """Values that the port's tensors of that size repeat as a mask would."""
+    found: dict[float, None] = {}
+    for record in spot.sides.port.records:
+        if record.value.size == spot.record.value.size and record.value.size > 1:
+            lowest = float(np.min(record.value))
+            if int((record.value == lowest).sum()) > 1 and np.isfinite(lowest):
+                found[lowest] = None
+    return list(found)[:6]
+
+
+def _other_masks(spot: Spot, fill: float, told: str) -> Iterator[Candidate]:
+    """The same mask along other axes, or shifted as an off-by-one in a causal mask does."""
+    slot = 1 if spot.operation.kind == "mask" else 0
+    mask = np.asarray(spot.operation.arguments[slot], bool)
+    if mask.ndim < 2:
+        return
+    choices: list[tuple[str, Array]] = []
+    if mask.shape[-1] == mask.shape[-2]:
+        choices.append(("the mask transposed", np.swapaxes(mask, -1, -2)))
+        size = mask.shape[-1]
+        for shift in (-1, 0, 1):
+            upper = ~np.tril(np.ones((size, size), bool), shift)
+            choices.append(
+                (f"a causal mask shifted by {shift}", np.broadcast_to(upper, mask.shape))
+            )
+    full = np.broadcast_to(mask, spot.record.value.shape)
+    if full.shape[-1] == full.shape[-2]:
+        choices.append(("the mask over queries instead of keys", np.swapaxes(full, -1, -2)))
+    choices.append(("the mask reversed in time", np.flip(mask, -1)))
+    for text, other in choices:
+        value = attempt(spot.operation, spot.replaced(slot, other), fill=fill)
+        if value is not None:
+            yield Candidate("mask", f"{text}{told}", {spot.place: value})
+
+
+@repair("arithmetic")
+def additive_mask(spot: Spot) -> Iterator[Candidate]:
+    """A mask that is added to scores: inverted, left out, of another size."""
+    if spot.operation.options["function"] != "add" or len(spot.operation.arguments) != 2:
+        return
+    for slot, mask in enumerate(spot.operation.arguments):
+        low, high = float(np.min(mask)), float(np.max(mask))
+        if high != 0.0 or low > -1e3 or np.unique(mask).size != 2:
+            continue
+        masked = mask < 0
+        choices = {
+            "the mask inverted": np.where(masked, 0.0, low),
+            "no mask": np.zeros_like(mask),
+        }
+        if mask.ndim > 1 and mask.shape[-1] == mask.shape[-2]:
+            choices["the mask transposed"] = np.swapaxes(mask, -1, -2)
+        for fill in (*FILLS, *_port_fills(spot)):
+            choices[f"fill {show(fill)} (reference {show(low)})"] = np.where(masked, fill, 0.0)
+            choices[f"the mask inverted, fill {show(fill)}"] = np.where(masked, 0.0, fill)
+        for text, other in choices.items():
+            yield from spot.arguments(
+                "mask", text, *spot.replaced(slot, other), weak=text == "no mask"
+            )
+
+
+@repair("attention")
+def fused_attention(spot: Spot) -> Iterator[Candidate]:
+    """A fused attention with another scale, mask or direction."""
+    options = spot.operation.options
+    yield from spot.solved(
+        "attention-scale", "scale", "scale", options["scale"], decades(-4, 3, 2)
+    )
+    yield from spot.change("mask", "causality the other way", causal=not options["causal"])
+    for shift in (-1, 1):
+        yield from spot.change(
+            "mask", f"the causal mask shifted by {shift}", causal=True, shift=shift
+        )
+    for fill in FILLS:
+        yield from spot.change(
+            "mask", f"the mask inverted, fill {show(fill)}", inverted=True, fill=fill
+        )
+        yield from spot.change("mask", f"fill {show(fill)}", fill=fill)
+    yield from spot.change("mask", "no mask", unmasked=True, causal=False)
+    yield from spot.change("softmax-axis", "softmax over the queries", axis=-2)

@@ -1,0 +1,123 @@
+"""The table of repairs: for each kind of operation, changes that ports are known to make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pytest_fwcompare.backends.base import Array, Recorded
+from pytest_fwcompare.diagnose.graph import Graph
+from pytest_fwcompare.diagnose.locate import Sides
+from pytest_fwcompare.diagnose.operations import Operation, attempt
+from pytest_fwcompare.diagnose.prove import Candidate, Prover
+from pytest_fwcompare.diagnose.replay import Replay
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A position where repairs are tried.
+
+    Attributes:
+        place: the position.
+        operation: as NumPy understands it.
+        sides: both passes, aligned.
+        replay: recomputation of the reference.
+        prover: looks values up in the port.
+    """
+
+    place: int
+    operation: Operation
+    sides: Sides
+    replay: Replay
+    prover: Prover
+
+    @property
+    def graph(self) -> Graph:
+        """The reference's operations."""
+        return self.sides.graph
+
+    @property
+    def record(self) -> Recorded:
+        """The record there."""
+        return self.graph.records[self.place]
+
+    def change(
+        self, cause: str, change: str, *, weak: bool = False, **options: Any
+    ) -> Iterator[Candidate]:
+        """The candidate with options of the operation changed, if the change fits."""
+        value = attempt(self.operation, **options)
+        if value is not None:
+            yield Candidate(cause, change, {self.place: value}, weak)
+
+    def arguments(
+        self, cause: str, change: str, *values: Array, weak: bool = False, **options: Any
+    ) -> Iterator[Candidate]:
+        """The candidate with other arguments, if they fit."""
+        value = attempt(self.operation, values, **options)
+        if value is not None:
+            yield Candidate(cause, change, {self.place: value}, weak)
+
+    def replaced(self, argument: int, value: Array) -> tuple[Array, ...]:
+        """The arguments with one replaced."""
+        arguments = list(self.operation.arguments)
+        arguments[argument] = value
+        return tuple(arguments)
+
+    def solved(
+        self, cause: str, label: str, option: str, reference: Any, grid: list[float], **fixed: Any
+    ) -> Iterator[Candidate]:
+        """Candidates with a numeric option solved for.
+
+        Args:
+            cause: cause word.
+            label: name of the number in the evidence.
+            option: its name among the operation's options.
+            reference: the reference's own number, for the evidence.
+            grid: numbers between which solutions are sought, in order.
+            **fixed: other options to change with it.
+        """
+
+        def family(number: float) -> Array | None:
+            return attempt(self.operation, **{option: number}, **fixed)
+
+        for number, value in self.prover.solve(family, grid):
+            text = f"{label}={number:.10g} (reference {show(reference)})"
+            yield Candidate(cause, text, {self.place: value})
+
+
+Repair = Callable[[Spot], Iterator[Candidate]]
+
+REPAIRS: dict[str, list[Repair]] = {}
+"""By kind of operation; "" for every kind, after the others."""
+
+LATE: dict[str, list[Repair]] = {}
+"""The same for repairs of wide reach, tried where no place near the culprit has a closer one."""
+
+
+def repair(*kinds: str, late: bool = False) -> Callable[[Repair], Repair]:
+    """Register a repair for kinds of operation."""
+
+    def register(made: Repair) -> Repair:
+        for kind in kinds:
+            (LATE if late else REPAIRS).setdefault(kind, []).append(made)
+        return made
+
+    return register
+
+
+def candidates(spot: Spot, late: bool = False) -> Iterator[Candidate]:
+    """All candidates for a spot, likely ones first."""
+    table = LATE if late else REPAIRS
+    for made in [*table.get(spot.operation.kind, ()), *table.get("", ())]:
+        yield from made(spot)
+
+
+def show(number: Any) -> str:
+    """A number as a person writes it."""
+    return f"{number:.10g}" if isinstance(number, float) else str(number)
+
+
+def decades(low: int, high: int, steps: int = 2) -> list[float]:
+    """Numbers from 10**low to 10**high, `steps` a decade."""
+    return [10.0 ** (low + index / steps) for index in range((high - low) * steps + 1)]

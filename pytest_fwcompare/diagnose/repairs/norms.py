@@ -1,0 +1,155 @@
+"""Repairs of normalisations and reductions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from pytest_fwcompare.backends.base import Array
+from pytest_fwcompare.diagnose.operations.norms import axis_sets
+from pytest_fwcompare.diagnose.prove import Candidate
+from pytest_fwcompare.diagnose.repairs.base import Spot, decades, repair, show
+
+
+@repair("norm")
+def epsilon(spot: Spot) -> Iterator[Candidate]:
+    """Another epsilon, solved for; epsilon outside the root."""
+    eps = spot.operation.options["eps"]
+    yield from spot.solved("norm-epsilon", "epsilon", "eps", eps, decades(-16, 1, 1))
+    yield from spot.change("norm-epsilon", f"epsilon=0 (reference {show(eps)})", eps=0.0)
+    yield from spot.change("norm-epsilon", "epsilon added after the root", outside=True)
+    outside = decades(-16, 1, 1)
+    yield from spot.solved(
+        "norm-epsilon", "after the root, epsilon", "eps", eps, outside, outside=True
+    )
+
+
+@repair("norm")
+def statistics(spot: Spot) -> Iterator[Candidate]:
+    """Batch statistics for running ones; a variance read as a deviation; another ddof."""
+    options = spot.operation.options
+    x = spot.operation.arguments[0]
+    mean, variance = options.get("mean"), options.get("variance")
+    if variance is not None:
+        cause = "running-statistics"
+        yield from spot.change(
+            cause, "statistics of the batch instead of the running ones", mean=None, variance=None
+        )
+        yield from spot.change(
+            cause, "mean and variance exchanged", mean=variance, variance=np.abs(mean)
+        )
+        yield from spot.change(cause, "the running variance squared", variance=variance**2)
+        yield from spot.change(
+            cause, "no running statistics", mean=np.zeros_like(mean), variance=np.ones_like(mean)
+        )
+        return
+    centred = options["centred"]
+    yield from spot.change(
+        "norm-axis",
+        "no mean subtracted" if centred else "the mean subtracted",
+        centred=not centred,
+    )
+    yield from spot.change("running-statistics", "the variance divided by n - 1", ddof=1)
+    if x.ndim > 1 and not options.get("groups"):
+        stats = tuple(options["axes"])
+        fixed = {"mean": np.zeros((1,) * x.ndim), "variance": np.ones((1,) * x.ndim)}
+        yield from spot.change(
+            "running-statistics", f"no normalisation over axes {stats}", weak=True, **fixed
+        )
+
+
+@repair("norm")
+def axes(spot: Spot) -> Iterator[Candidate]:
+    """Other axes or another number of groups; scale and shift go along."""
+    options = spot.operation.options
+    x = spot.operation.arguments[0]
+    if options.get("variance") is not None:
+        return
+    if groups := options.get("groups"):
+        for count in range(1, x.shape[1] + 1):
+            if x.shape[1] % count == 0 and count != groups:
+                text = f"{count} groups (reference {groups})"
+                yield from spot.change("norm-axis", text, groups=count)
+        yield from _interleaved_groups(spot, int(groups))
+    own = tuple(options.get("axes", ()))
+    for chosen in axis_sets(x.ndim):
+        if chosen == own:
+            continue
+        text = f"normalised over axes {chosen} (reference {own or 'groups'})"
+        for weight, bias in _affine_along(spot, chosen):
+            yield from spot.change(
+                "norm-axis", text, axes=chosen, groups=None, weight=weight, bias=bias
+            )
+
+
+def _interleaved_groups(spot: Spot, groups: int) -> Iterator[Candidate]:
+    """Each group takes every n-th channel."""
+    x = spot.operation.arguments[0]
+    order = np.arange(x.shape[1]).reshape(-1, groups).T.reshape(-1)
+    back = np.argsort(order)
+    plain = {"weight": None, "bias": None}
+    value = spot.operation.compute((x[:, order],), **plain)[:, back]
+    options = spot.operation.options
+    if options["weight"] is not None:
+        value = value * options["weight"]
+    if options["bias"] is not None:
+        value = value + options["bias"]
+    yield Candidate("norm-axis", "groups of interleaved channels", {spot.place: value})
+
+
+def _affine_along(
+    spot: Spot, axes: tuple[int, ...]
+) -> Iterator[tuple[Array | None, Array | None]]:
+    """Scale and shift as they are, and laid along the other axes where the sizes allow it."""
+    options, x = spot.operation.options, spot.operation.arguments[0]
+    weight, bias = options["weight"], options["bias"]
+    yield weight, bias
+    given = [a for a in (weight, bias) if a is not None]
+    sizes = tuple(x.shape[axis] for axis in axes)
+    if given and all(a.size == int(np.prod(sizes)) for a in given):
+        shape = tuple(size if axis in axes else 1 for axis, size in enumerate(x.shape))
+        yield (
+            weight.reshape(shape) if weight is not None else None,
+            bias.reshape(shape) if bias is not None else None,
+        )
+
+
+@repair("norm")
+def affine(spot: Spot) -> Iterator[Candidate]:
+    """Scale or shift missing, exchanged or offset."""
+    weight, bias = spot.operation.options["weight"], spot.operation.options["bias"]
+    cause = "norm-affine"
+    if bias is not None:
+        yield from spot.change(cause, "no shift", weak=True, bias=None)
+    if weight is not None:
+        yield from spot.change(cause, "no scale", weak=True, weight=None)
+        yield from spot.change(cause, "scale + 1 instead of scale", weight_offset=1.0)
+        yield from spot.change(cause, "scale - 1 instead of scale", weight_offset=-1.0)
+    if weight is not None and bias is not None:
+        yield from spot.change(cause, "no scale and no shift", weak=True, weight=None, bias=None)
+        yield from spot.change(cause, "scale and shift exchanged", weight=bias, bias=weight)
+        yield from spot.change(cause, "the shift before the scale", bias=bias * weight)
+
+
+@repair("reduction")
+def reduction(spot: Spot) -> Iterator[Candidate]:
+    """Another reduction, another ddof, other axes."""
+    options = spot.operation.options
+    name, own = options["function"], tuple(options["axes"])
+    if name in ("var", "std"):
+        ddof = options.get("ddof", 0)
+        for other in (0, 1):
+            if other != ddof:
+                text = f"ddof={other} (reference {ddof})"
+                yield from spot.change("reduction", text, ddof=other)
+        exchanged = "var" if name == "std" else "std"
+        yield from spot.change("reduction", f"{exchanged} instead of {name}", function=exchanged)
+    for other_name in ("sum", "mean", "max", "min", "norm", "logsumexp", "prod"):
+        if other_name != name:
+            text = f"{other_name} instead of {name}"
+            yield from spot.change("reduction", text, function=other_name)
+    for chosen in axis_sets(spot.operation.arguments[0].ndim):
+        if chosen != own:
+            text = f"{name} over axes {chosen} (reference {own})"
+            yield from spot.change("reduction", text, axes=chosen)

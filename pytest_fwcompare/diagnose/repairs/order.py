@@ -1,0 +1,252 @@
+"""Repairs of the order of axes, channels, heads and parts."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from pytest_fwcompare.backends.base import Array
+from pytest_fwcompare.diagnose.operations import attempt
+from pytest_fwcompare.diagnose.prove import Candidate
+from pytest_fwcompare.diagnose.repairs.base import Spot, repair
+
+
+def blocks(before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[range, range]] | None:
+    """Groups of axes that a reshape merges or splits: axes before and after, of equal product."""
+    made: list[tuple[range, range]] = []
+    i = j = 0
+    while i < len(before) or j < len(after):
+        start_i, start_j = i, j
+        left, right = 1, 1
+        if i < len(before):
+            left, i = before[i], i + 1
+        if j < len(after):
+            right, j = after[j], j + 1
+        while left != right:
+            if left < right and i < len(before):
+                left, i = left * before[i], i + 1
+            elif right < left and j < len(after):
+                right, j = right * after[j], j + 1
+            else:
+                return None
+        made.append((range(start_i, i), range(start_j, j)))
+    return made
+
+
+def reshapes(x: Array, shape: tuple[int, ...]) -> Iterator[tuple[str, str, Array]]:
+    """Other ways to get from x to the shape: the kind of change, its text, the value.
+
+    A group of axes that is merged is merged in another order; one that is split is split with
+    the new axes exchanged.
+    """
+    groups = blocks(x.shape, shape)
+    if groups is None:
+        return
+    for old, new in groups:
+        if len(old) > 1 and len(new) == 1:
+            for order in itertools.permutations(old):
+                if order != tuple(old):
+                    axes = [*range(old[0]), *order, *range(old[-1] + 1, x.ndim)]
+                    text = f"axes {tuple(old)} merged in the order {order}"
+                    yield "merge", text, x.transpose(axes).reshape(shape)
+        if len(old) == 1 and len(new) > 1:
+            sizes = [shape[axis] for axis in new]
+            for order in itertools.permutations(range(len(new))):
+                if order == tuple(range(len(new))):
+                    continue
+                lead, tail = shape[: new[0]], shape[new[-1] + 1 :]
+                split = x.reshape((*lead, *(sizes[k] for k in order), *tail))
+                back = [len(lead) + order.index(k) for k in range(len(new))]
+                axes = [*range(len(lead)), *back, *range(len(lead) + len(new), split.ndim)]
+                text = f"split as {tuple(sizes[k] for k in order)} (reference {tuple(sizes)})"
+                yield "split", text, split.transpose(axes)
+    if math.prod(x.shape) == math.prod(shape) and x.ndim <= 5:
+        # The memory read with the axes in another order, as if they had been it.
+        for axes_order in itertools.permutations(range(x.ndim)):
+            if axes_order != tuple(range(x.ndim)):
+                text = f"reshaped with axes in the order {axes_order}"
+                yield "merge", text, x.transpose(axes_order).reshape(shape)
+
+
+def alike(spot: Spot) -> list[int]:
+    """Positions of the same module that move elements in the same way: q, k and v."""
+    own = spot.operation.options
+    found = []
+    for place, record in enumerate(spot.graph.records):
+        if record.path != spot.record.path or record.operation != spot.record.operation:
+            continue
+        other = spot.replay.operation(place)
+        if (
+            other is not None
+            and other.kind == "movement"
+            and other.options["move"] == own["move"]
+            and other.arguments[0].ndim == spot.operation.arguments[0].ndim
+            and record.value.ndim == spot.record.value.ndim
+            and record.value.shape[-2:] == spot.record.value.shape[-2:]
+        ):
+            found.append(place)
+    return found
+
+
+def order_cause(spot: Spot) -> str:
+    """What a wrong order is called there."""
+    near = [
+        record.operation
+        for place, record in enumerate(spot.graph.records)
+        if record.path == spot.record.path and abs(place - spot.place) < 14
+    ]
+    if {"sin", "cos"} & set(near):
+        return "position"
+    upstream = spot.graph.upstream([spot.place])
+    if any(spot.graph.records[place].operation in ("sin", "cos") for place in upstream):
+        return "position"
+    if "softmax" in near:
+        return "head-split"
+    return "flatten-order"
+
+
+@repair("movement")
+def flattening(spot: Spot) -> Iterator[Candidate]:
+    """Axes merged or split in another order, here alone or in all like places of the module."""
+    if spot.operation.options["move"] != "reshape":
+        return
+    cause = order_cause(spot)
+    places = alike(spot)
+    shape = spot.record.value.shape
+    for kind, text, value in reshapes(spot.operation.arguments[0], shape):
+        yield Candidate(cause, text, {spot.place: value}, places=(spot.place,))
+        if len(places) > 1:
+            values = {}
+            for place in places:
+                other = spot.replay.operation(place)
+                assert other is not None
+                target = spot.graph.records[place].value.shape
+                made = {t: v for k, t, v in reshapes(other.arguments[0], target) if k == kind}
+                same = made.get(text) if text in made else next(iter(made.values()), None)
+                if same is not None:
+                    values[place] = same
+            yield Candidate(cause, f"{text} in {len(values)} places", values, places=(spot.place,))
+
+
+@repair("movement")
+def transposition(spot: Spot) -> Iterator[Candidate]:
+    """Axes of equal size in another order; a transposition left out."""
+    options = spot.operation.options
+    x = spot.operation.arguments[0]
+    if options["move"] != "transpose" or x.ndim > 5:
+        return
+    for axes in itertools.permutations(range(x.ndim)):
+        value = x.transpose(axes)
+        if axes != tuple(options["axes"]) and value.shape == spot.record.value.shape:
+            text = f"axes in the order {axes} (reference {tuple(options['axes'])})"
+            yield Candidate(order_cause(spot), text, {spot.place: value}, places=(spot.place,))
+    value = x.reshape(spot.record.value.shape)
+    text = "reshaped instead of transposed"
+    yield Candidate(order_cause(spot), text, {spot.place: value}, places=(spot.place,))
+
+
+@repair("movement")
+def joining(spot: Spot) -> Iterator[Candidate]:
+    """Parts joined in another order."""
+    options = spot.operation.options
+    arguments = spot.operation.arguments
+    if options["move"] not in ("concatenate", "stack") or not 2 <= len(arguments) <= 5:
+        return
+    cause = "position" if order_cause(spot) == "position" else "channel-order"
+    for order in itertools.permutations(range(len(arguments))):
+        if order != tuple(range(len(arguments))):
+            value = attempt(spot.operation, [arguments[k] for k in order])
+            if value is not None and value.shape == spot.record.value.shape:
+                text = f"parts joined in the order {order}"
+                yield Candidate(cause, text, {spot.place: value}, places=(spot.place,))
+
+
+def siblings(spot: Spot) -> list[int]:
+    """Positions that cut the same tensor along the same axis: the parts of a fused projection."""
+    x = spot.operation.arguments[0]
+    axis = spot.operation.options.get("axis")
+    found = []
+    for place in range(len(spot.graph)):
+        record = spot.graph.records[place]
+        if not record.arguments or record.arguments[0] is not x:
+            continue
+        other = spot.replay.operation(place)
+        if (
+            other is not None
+            and other.kind == "movement"
+            and other.options["move"] in ("slice", "index")
+            and other.options["axis"] == axis
+            and record.value.shape == spot.record.value.shape
+        ):
+            found.append(place)
+    return found
+
+
+@repair("movement")
+def cutting(spot: Spot) -> Iterator[Candidate]:
+    """Parts of a fused tensor taken in another order, or interleaved."""
+    options = spot.operation.options
+    if options["move"] not in ("slice", "index"):
+        return
+    parts = siblings(spot)
+    if not 2 <= len(parts) <= 4:
+        return
+    cause = "position" if order_cause(spot) == "position" else "fused-order"
+    values = [spot.graph.records[place].value for place in parts]
+    for order in itertools.permutations(range(len(parts))):
+        if order != tuple(range(len(parts))):
+            text = f"parts taken in the order {order}"
+            changed = {place: values[k] for place, k in zip(parts, order, strict=True)}
+            yield Candidate(cause, text, changed, places=tuple(parts))
+    x, axis = spot.operation.arguments[0], options["axis"]
+    if options["move"] == "slice" and x.shape[axis] == len(parts) * spot.record.value.shape[axis]:
+        changed = {
+            place: np.take(x, np.arange(k, x.shape[axis], len(parts)), axis=axis)
+            for k, place in enumerate(parts)
+        }
+        yield Candidate(cause, "parts interleaved", changed, places=tuple(parts))
+
+
+@repair("movement")
+def channels(spot: Spot) -> Iterator[Candidate]:
+    """Channels regrouped before a shuffle."""
+    if spot.operation.options["move"] != "gather":
+        return
+    for text, value in regrouped(spot.operation.arguments[0], 1):
+        made = attempt(spot.operation, (value,))
+        if made is not None:
+            yield Candidate("channel-order", text, {spot.place: made}, places=(spot.place,))
+
+
+def regrouped(x: Array, axis: int) -> Iterator[tuple[str, Array]]:
+    """An axis read as (a, b) and written as (b, a), for each way to factor its size."""
+    if axis >= x.ndim:
+        return
+    size = x.shape[axis]
+    for first in range(2, size // 2 + 1):
+        if size % first == 0:
+            order = np.arange(size).reshape(first, size // first).T.reshape(-1)
+            yield (
+                f"axis {axis} regrouped as {first} x {size // first}",
+                np.take(x, order, axis=axis),
+            )
+
+
+@repair("linear", "convolution", late=True)
+def features(spot: Spot) -> Iterator[Candidate]:
+    """Input channels regrouped, reversed or exchanged by halves."""
+    x = spot.operation.arguments[0]
+    axis = x.ndim - 1 if spot.operation.kind == "linear" else 1
+    size = x.shape[axis]
+    if size < 2:
+        return
+    choices = [*regrouped(x, axis), ("channels reversed", np.flip(x, axis))]
+    if size % 2 == 0:
+        choices.append(("halves of the channels exchanged", np.roll(x, size // 2, axis)))
+    for text, value in choices:
+        made = attempt(spot.operation, spot.replaced(0, value))
+        if made is not None:
+            yield Candidate("channel-order", f"input: {text}", {spot.place: made})

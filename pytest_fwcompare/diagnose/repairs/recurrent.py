@@ -1,0 +1,219 @@
+"""Repairs of recurrent layers: gates, cells, states, directions, masks."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from pytest_fwcompare.diagnose.graph import common_ancestor
+from pytest_fwcompare.diagnose.operations import attempt
+from pytest_fwcompare.diagnose.operations.recurrent import (
+    CELL_ACTIVATIONS,
+    GATE_ACTIVATIONS,
+    GATES,
+)
+from pytest_fwcompare.diagnose.prove import Candidate
+from pytest_fwcompare.diagnose.repairs.base import Spot, repair
+
+NAMES = {"lstm": "ifgo", "gru": "rzn"}
+"""Letters of the gates in torch's order."""
+
+
+def together(spot: Spot, **options: Any) -> dict[int, Any]:
+    """New values of all results of the call (sequence, last states) with options changed."""
+    arguments = spot.record.arguments
+    values = {}
+    for place in range(spot.place, min(spot.place + 3, len(spot.graph))):
+        record = spot.graph.records[place]
+        operation = spot.replay.operation(place)
+        if (
+            operation is None
+            or operation.kind != "recurrent"
+            or len(record.arguments) != len(arguments)
+            or record.arguments[0] is not arguments[0]
+            or record.path != spot.record.path
+        ):
+            continue
+        value = attempt(operation, **options)
+        if value is not None:
+            values[place] = value
+    return values
+
+
+def _each_direction(spot: Spot, text: str, **options: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A change in all directions, and in one of them."""
+    yield text, options
+    numbers = spot.operation.arguments[1].shape[0]
+    if numbers > 1:
+        for number in range(numbers):
+            which = _direction_name(spot, number)
+            yield (f"{text} in {which}", {f"d{number}_{k}": v for k, v in options.items()})
+
+
+def _direction_name(spot: Spot, number: int) -> str:
+    if not spot.operation.options["bidirectional"]:
+        return f"layer {number}"
+    way = "backward" if number % 2 else "forward"
+    return f"the {way} direction of layer {number // 2}"
+
+
+def _changes(spot: Spot) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Cause, text and options of every variant, for all directions at once."""
+    cell = spot.operation.options["cell"]
+    gates = GATES[cell]
+    if gates > 1:
+        letters = NAMES[cell]
+        for order in itertools.permutations(range(gates)):
+            if order != tuple(range(gates)):
+                text = f"gates in the order {''.join(letters[g] for g in order)}"
+                yield "gate-order", f"{text} (reference {letters})", {"order": order}
+        for name in GATE_ACTIVATIONS:
+            if name != "sigmoid":
+                yield (
+                    "activation-variant",
+                    f"gates by {name} (reference sigmoid)",
+                    {"gate_activation": name},
+                )
+    own = "tanh" if gates > 1 else cell.removeprefix("rnn_")
+    for name in CELL_ACTIVATIONS:
+        if name != own:
+            text = f"cell activation {name} (reference {own})"
+            yield "activation-variant", text, {"cell_activation": name}
+    if cell == "gru":
+        yield (
+            "cell-variant",
+            "the reset gate before the matrix product (reference after)",
+            {"reset_before": True},
+        )
+        yield "cell-variant", "update gate and its complement exchanged", {"update_swapped": True}
+        both = {"reset_before": True, "update_swapped": True}
+        yield "cell-variant", "reset before the product, update gate exchanged", both
+    if cell == "lstm":
+        text = "the cell state not squashed in the output"
+        yield "cell-variant", text, {"linear_output": True}
+        for amount in (1.0, -1.0):
+            text = f"{amount:+g} on the bias of the forget gate"
+            yield "bias", text, {"forget_bias": amount}
+    if spot.operation.options["biased"]:
+        yield "bias", "the recurrent bias left out", {"state_bias_factor": 0.0}
+        yield "bias", "the input bias left out", {"bias_factor": 0.0}
+        yield "bias", "no biases", {"bias_factor": 0.0, "state_bias_factor": 0.0}
+        yield "bias", "the input bias twice", {"bias_factor": 2.0}
+        yield "bias", "the recurrent bias twice", {"state_bias_factor": 2.0}
+        if cell == "gru":
+            # Both biases summed into the input's, as a cell with one bias a gate has them.
+            yield "cell-variant", "one bias, added outside the reset gate", {"merged_bias": True}
+
+
+@repair("recurrent")
+def variants(spot: Spot) -> Iterator[Candidate]:
+    """Gates, activations, reset and biases."""
+    for cause, text, options in _changes(spot):
+        for told, used in _each_direction(spot, text, **options):
+            values = together(spot, **used)
+            if values:
+                yield Candidate(cause, told, values)
+
+
+@repair("recurrent")
+def directions(spot: Spot) -> Iterator[Candidate]:
+    """A backward direction read forwards, or its outputs left in the order they were made."""
+    cause = "initial-state"
+    options = spot.operation.options
+    if not options["bidirectional"]:
+        values = together(spot, backwards=True)
+        yield Candidate(cause, "the sequence read backwards", values)
+        return
+    values = together(spot, forwards=True)
+    yield Candidate(cause, "both directions read forwards", values)
+    values = together(spot, unflipped=True)
+    yield Candidate(
+        "initial-state", "the backward direction's outputs not put back in time order", values
+    )
+    if options["output"] == 0:
+        value = spot.record.value
+        half = value.shape[-1] // 2
+        first, second = value[..., :half], value[..., half:]
+        swapped = np.concatenate([second, first], axis=-1)
+        text = "the backward direction before the forward one"
+        yield Candidate("channel-order", text, {spot.place: swapped})
+        text = "the directions added instead of joined"
+        yield Candidate("cell-variant", text, {spot.place: first + second})
+
+
+@repair("recurrent")
+def states(spot: Spot) -> Iterator[Candidate]:
+    """Another initial state: zeros, or that of another layer; the last state as another step."""
+    operation = spot.operation
+    count = 2 if operation.options["cell"] == "lstm" else 1
+    given = [n for n in range(1, 1 + count) if np.any(operation.arguments[n])]
+    if given:
+        values = together(spot, zero_state=True)
+        sources = [spot.replay.source(spot.place, n) for n in given]
+        paths = [spot.graph.records[s].path for s in sources if s is not None]
+        culprit = None
+        if paths:
+            # The state is handed over by the code that holds both modules.
+            holder = common_ancestor([*paths, spot.record.path])
+            culprit = (holder, (paths[0], spot.record.path))
+        text = "an initial state of zeros instead of the one that is passed"
+        yield Candidate("initial-state", text, values, culprit=culprit)
+    if operation.options["output"]:
+        return
+    time = 1 if operation.options["batch_first"] else 0
+    # A consumer that takes the last step's output, where padding or direction makes it another.
+    flipped = np.flip(spot.record.value, axis=time)
+    yield Candidate("initial-state", "the outputs in reversed time order", {spot.place: flipped})
+
+
+@repair("recurrent")
+def masked_steps(spot: Spot) -> Iterator[Candidate]:
+    """Steps of padding tokens skipped."""
+    operation = spot.operation
+    batch_first = operation.options["batch_first"]
+    x = operation.arguments[0]
+    batch, time = x.shape[:2] if batch_first else x.shape[1::-1]
+    for place in sorted(spot.graph.upstream([spot.place])):
+        record = spot.graph.records[place]
+        tokens = record.arguments[0] if record.arguments else record.value
+        lookup = spot.replay.operation(place)
+        if lookup is None or lookup.kind != "embedding":
+            continue
+        tokens = lookup.arguments[0]
+        if tokens.shape != (batch, time):
+            continue
+        for padding in dict.fromkeys((lookup.options.get("padding_idx"), 0)):
+            if padding is None or padding < 0:
+                continue
+            keep = tokens != padding
+            if keep.all():
+                continue
+            values = together(spot, keep=keep)
+            yield from _with_means(spot, values, keep, int(padding), record.path)
+
+
+def _with_means(
+    spot: Spot, values: dict[int, Any], keep: Any, padding: int, path: str
+) -> Iterator[Candidate]:
+    """The skipped steps alone, and left out of a mean over time that follows as well."""
+    text = f"steps of token {padding} masked"
+    culprit = (path, None)
+    yield Candidate("mask", text, values, culprit=culprit)
+    time = 1 if spot.operation.options["batch_first"] else 0
+    weights = keep if time == 1 else keep.T
+    for consumer in spot.graph.consumers[spot.place]:
+        after = spot.replay.operation(consumer)
+        if after is None or after.kind != "reduction" or tuple(after.options["axes"]) != (time,):
+            continue
+        if spot.place not in values or after.options["function"] != "mean":
+            continue
+        every = weights[..., None].astype(float)
+        total = np.maximum(every.sum(axis=time), 1e-300)
+        mean = (values[spot.place] * every).sum(axis=time) / total
+        if after.options["keepdims"]:
+            mean = np.expand_dims(mean, time)
+        text = f"{text}, in the mean over time as well"
+        yield Candidate("mask", text, {**values, consumer: mean}, culprit=culprit)

@@ -1,0 +1,122 @@
+"""Repairs of where values come from: residuals, positions, embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from pytest_fwcompare.backends.base import Array
+from pytest_fwcompare.diagnose.operations import attempt
+from pytest_fwcompare.diagnose.prove import Candidate
+from pytest_fwcompare.diagnose.repairs.attention import factors
+from pytest_fwcompare.diagnose.repairs.base import Spot, repair
+
+REACH = 60
+"""Operations back in execution order that a residual may be taken from."""
+
+
+@repair("arithmetic")
+def residual(spot: Spot) -> Iterator[Candidate]:
+    """A sum of two tensors, one of them taken elsewhere, left out, doubled or scaled."""
+    operation = spot.operation
+    if operation.options["function"] not in ("add", "subtract") or len(operation.arguments) != 2:
+        return
+    sources = [spot.replay.source(spot.place, number) for number in (0, 1)]
+    if None in sources:
+        return
+    seen = list(operation.arguments)
+    for number in (0, 1):
+        own = operation.arguments[number]
+        for place in reversed(range(max(spot.place - REACH, 0), spot.place)):
+            value = spot.graph.records[place].value
+            if value.shape != own.shape or not spot.sides.telling(place):
+                continue
+            if not spot.sides.right[place] or any(_equal(value, other) for other in seen):
+                continue
+            record = spot.graph.records[place]
+            words = f"{record.operation} of {record.path or 'the root'}"
+            text = f"the result of {words} added instead of its own"
+            made = attempt(operation, spot.replaced(number, value))
+            if made is not None:
+                yield Candidate("residual", text, {spot.place: made}, places=(spot.place,))
+    for number in (0, 1):
+        zero = np.zeros_like(operation.arguments[number])
+        yield from spot.arguments(
+            "residual", "one summand left out", *spot.replaced(number, zero), weak=True
+        )
+        x, y = operation.arguments[number], operation.arguments[1 - number]
+        yield from spot.arguments("residual", "one summand twice", *spot.replaced(number, 2 * x))
+        if x.shape == y.shape == spot.record.value.shape:
+
+            def family(c: float, x: Array = x, y: Array = y) -> Array:
+                return c * x + y
+
+            for factor, value in spot.prover.solve(family, [-2.0, -1.0, 1e-6, 0.999, 1.001, 8.0]):
+                text = f"one summand scaled by {factor:.10g} (reference 1)"
+                yield Candidate("residual", text, {spot.place: value})
+
+
+def _equal(left: Array, right: Array) -> bool:
+    return left.shape == right.shape and bool(np.array_equal(left, right))
+
+
+def whole_steps(value: Array) -> bool:
+    """Whether a tensor counts 0, 1, 2, ... (or from another start) along an axis."""
+    flat = np.unique(value)
+    return flat.size > 1 and bool(np.all(np.diff(flat) == 1)) and flat[0] >= -2
+
+
+@repair("")
+def positions(spot: Spot) -> Iterator[Candidate]:
+    """Positions that start at another number, or count down, made upstream of this operation."""
+    for place in sorted(spot.graph.upstream([spot.place])):
+        record = spot.graph.records[place]
+        counted = record.operation in ("arange", "range", "iota", "cumsum", "linspace")
+        if not counted or spot.place - place > 12 or not whole_steps(record.value):
+            continue
+        value = record.value
+        choices = {f"positions shifted by {n:+d}": value + n for n in (1, -1, 2, -2, 3)}
+        choices["positions in reverse"] = value.max() + value.min() - value
+        if value.max() > 0:
+            choices["positions divided by their count"] = value / (value.max() + 1)
+            choices["positions divided by the last"] = value / value.max()
+        for text, other in choices.items():
+            yield Candidate("position", text, {place: other}, places=(spot.place,))
+    yield from _index_argument(spot)
+
+
+def _index_argument(spot: Spot) -> Iterator[Candidate]:
+    """Positions that are looked up in a table, where the index is no operation's result."""
+    if spot.operation.kind != "embedding":
+        return
+    indices, table = spot.operation.arguments
+    if not whole_steps(indices):
+        return
+    for shift in (1, -1, 2, -2):
+        moved = indices + shift
+        if moved.min() >= 0 and moved.max() < len(table):
+            text = f"positions shifted by {shift:+d}"
+            yield from spot.arguments("position", text, moved, table)
+
+
+@repair("embedding")
+def embedding(spot: Spot) -> Iterator[Candidate]:
+    """A padding row of zeros, indices off by one, a scale."""
+    indices, table = spot.operation.arguments
+    width = table.shape[-1]
+    for factor, words in ((width**0.5, "the root of the width"), (width**-0.5, "1 / that root")):
+        text = f"scaled by {words}, {factor:.6g}"
+        yield Candidate("embedding", text, {spot.place: factor * spot.record.value})
+    for factor, value in factors(spot, spot.record.value):
+        text = f"scaled by {factor:.10g} (reference 1)"
+        yield Candidate("embedding", text, {spot.place: value})
+    for padding in dict.fromkeys((spot.operation.options.get("padding_idx"), 0, len(table) - 1)):
+        if padding is None or padding < 0:
+            continue
+        masked = np.where((indices == padding)[..., None], 0.0, spot.record.value)
+        text = f"token {padding} read as zeros"
+        yield Candidate("embedding", text, {spot.place: masked})
+    for shift in (1, -1):
+        moved = np.clip(indices + shift, 0, len(table) - 1)
+        yield from spot.arguments("embedding", f"indices shifted by {shift:+d}", moved, table)

@@ -1,0 +1,98 @@
+"""Explains running statistics that a training step left different."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from pytest_fwcompare.backends.base import Array, Parameter
+from pytest_fwcompare.diagnose import BufferChange, Diagnosis
+from pytest_fwcompare.diagnose.locate import Sides
+
+AGREEMENT = 1e-5
+"""Relative spread of a ratio that counts as constant: buffers are often kept in float32."""
+
+
+def explain_buffers(
+    sides: Sides, changes: Mapping[str, BufferChange], layers: Sequence[Parameter]
+) -> list[Diagnosis]:
+    """One diagnosis for each module whose buffers differ, in the reference's order.
+
+    A running statistic moves as new = old + m (statistic - old). Another momentum scales the whole
+    step; a biased variance scales the batch's own statistic by (n - 1) / n.
+    """
+    owners = {p.name: p for p in layers}
+    found: dict[str, Diagnosis] = {}
+    for name, change in changes.items():
+        owner = owners.get(name)
+        path = owner.layer if owner is not None else name.rpartition(".")[0]
+        text = _reason(name, change, _momentum(sides, path, owner))
+        before = found.get(path)
+        if before is not None and before.cause is not None:
+            continue
+        scale = float(np.abs(change.expected).max()) or 1.0
+        found[path] = Diagnosis(
+            culprit=path,
+            operation=owner.kind if owner is not None else "",
+            cause="running-statistics" if text else None,
+            evidence=(text,) if text else (),
+            local_gap=float(np.abs(change.expected - change.obtained).max()) / scale,
+            tried=() if text else ("another momentum", "the biased or unbiased variance"),
+        )
+    return list(found.values())
+
+
+def _momentum(sides: Sides, path: str, owner: Parameter | None) -> float | None:
+    """Momentum of the layer: share of the new statistic, as torch counts it."""
+    given = owner.options.get("momentum") if owner is not None else None
+    for record in [*sides.graph.records, *sides.graph.modules]:
+        if given is None and record.path == path:
+            given = record.attributes.get("momentum")
+    return float(given) if isinstance(given, (int, float)) else None
+
+
+def _reason(name: str, change: BufferChange, momentum: float | None) -> str:
+    """What explains the change of a buffer; "" if nothing does."""
+    before, expected, obtained = (
+        np.asarray(value, np.float64)
+        for value in (change.before, change.expected, change.obtained)
+    )
+    if np.allclose(obtained, before, rtol=1e-12, atol=0.0):
+        return f"{name} is not updated by the port"
+    ratio = _constant(obtained - before, expected - before)
+    if ratio is not None:
+        text = f"the port moves {name} by {ratio:.6g} of the reference's step, in every channel"
+        if momentum:
+            text += f": momentum {momentum * ratio:.6g} (reference {momentum:.6g})"
+        return text
+    for m in dict.fromkeys((momentum, 0.1, 0.01, 0.9, 0.99)):
+        if not m:
+            continue
+        own = (expected - (1 - m) * before) / m
+        other = (obtained - (1 - m) * before) / m
+        share = _constant(other, own)
+        if share is not None and (count := _count(share)):
+            kind = "biased (divided by n)" if share < 1 else "unbiased (divided by n - 1)"
+            return (
+                f"{name} is updated with the {kind} variance, n={count}: a factor of {share:.8g}"
+            )
+    return ""
+
+
+def _constant(left: Array, right: Array) -> float | None:
+    """The ratio of two vectors where it is the same in all elements, else None."""
+    if left.size < 2 or not np.abs(right).max():
+        return None
+    ratio = float(np.vdot(right, left) / np.vdot(right, right))
+    spread = np.abs(left - ratio * right).max()
+    return ratio if spread <= AGREEMENT * np.abs(left - right).max() + 1e-15 else None
+
+
+def _count(share: float) -> int:
+    """N where the share is (n - 1) / n or n / (n - 1) for a whole n, else 0."""
+    small = min(share, 1 / share) if share > 0 else 0.0
+    if not 0.5 <= small < 1:
+        return 0
+    count = 1 / (1 - small)
+    return round(count) if abs(count - round(count)) < 1e-3 * count else 0
