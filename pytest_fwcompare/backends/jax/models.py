@@ -188,7 +188,7 @@ def definition_place(root: Any, name: str) -> tuple[int, ...]:
             keys = [str(key) for key in found]
         elif not step.isdigit():
             fields = getattr(type(found), "__dataclass_fields__", None)
-            keys = list(fields or getattr(found, "__dict__", ()))
+            keys = list(fields or vars(found) if hasattr(found, "__dict__") else fields or ())
         if step in keys:
             place.append(keys.index(step))
         else:

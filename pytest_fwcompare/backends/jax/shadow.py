@@ -194,12 +194,22 @@ class Lift:
 
     def _widened(self, equation: Any, inputs: list[Any]) -> list[Any]:
         """An equation with all its narrow inputs and dtype parameters widened."""
-        if not any(nested(equation)) or equation.primitive.name.startswith("scatter"):
-            with contextlib.suppress(Exception):
-                outputs = bind(equation, inputs, wide_params(equation))
-                if not any(is_narrow(getattr(o, "dtype", np.int32)) for o in outputs):
-                    return outputs
+        with contextlib.suppress(Exception):
+            params = {
+                key: self._rewritten(value) if hasattr(value, "eqns") else value
+                for key, value in wide_params(equation).items()
+            }
+            outputs = bind(equation, inputs, params)
+            if not any(is_narrow(getattr(o, "dtype", np.int32)) for o in outputs):
+                return outputs
         return self.narrowly(equation, inputs)
+
+    def _rewritten(self, jaxpr: Any) -> Any:
+        """A wide copy of a small jaxpr, such as the addition that a scatter accumulates with."""
+        inner, _ = closed(jaxpr)
+        wide_ones = [jax.ShapeDtypeStruct(v.aval.shape, wide(v.aval.dtype)) for v in inner.invars]
+        made = jax.make_jaxpr(lambda *values: self.evaluate(jaxpr, *values))(*wide_ones)
+        return made if hasattr(jaxpr, "consts") else made.jaxpr
 
     def narrowly(self, equation: Any, inputs: list[Any], *, harmless: bool = False) -> list[Any]:
         """An equation computed as it was written, its outputs widened; named as a leak."""
