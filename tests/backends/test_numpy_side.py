@@ -17,6 +17,7 @@ from pytest_fwcompare.errors import FrameworkUnavailable, ModelError, UsageError
 from pytest_fwcompare.networks import (
     LSTM,
     Activation,
+    Add,
     BatchNorm,
     Bidirectional,
     Conv1D,
@@ -207,7 +208,7 @@ def test_stopwatch_runs(network) -> None:
         ([Argument("x", X), Argument("y", X)], "takes 1 inputs (x), got 2"),
         ([Argument("y", X, keyword=True)], "input 'y' is unknown; its inputs are x"),
         ([Argument("x", X[0])], "input 'x' has 2 axes (batch, 3), got shape (3,)"),
-        ([Argument("x", X[:, :2])], "ValueError: "),
+        ([Argument("x", X[:, :2])], "input 'x' has shape (batch, 3), got (5, 2)"),
     ],
 )
 def test_wrong_inputs(network, arguments, message) -> None:
@@ -216,6 +217,13 @@ def test_wrong_inputs(network, arguments, message) -> None:
     with pytest.raises(ModelError) as caught:
         side.forward(arguments, precision="working")
     assert message in str(caught.value)
+
+
+def test_a_free_size_is_one_number() -> None:
+    x, y = Input("x", ("time", 2)), Input("y", ("time", 2))
+    model = NumpyNetwork(Graph([x, y], [Add()(x, y)]))
+    with pytest.raises(UsageError, match=r"input 'y' has shape .*, but time is 3 in input 'x'"):
+        model(np.ones((1, 3, 2)), np.ones((1, 4, 2)))
 
 
 def test_sizes_too_small_for_a_layer_are_named() -> None:

@@ -185,10 +185,27 @@ def bound(network: Network, inputs: tuple[Any, ...], named: Mapping[str, Any]) -
         values[name] = value
     if missing := [name for name in names if name not in values]:
         raise UsageError(f"network {network.name!r}: input {missing[0]!r} is missing")
+    _check_shapes(network, values)
+    return values
+
+
+def _check_shapes(network: Network, values: Mapping[str, Any]) -> None:
+    """Known sizes are as described, and free sizes of one name are equal."""
+    free: dict[str, tuple[int, str]] = {}
     for name, spec in network.inputs.items():
-        if np.ndim(values[name]) != len(spec.shape):
+        got = np.shape(values[name])
+        wanted = f"({', '.join(map(str, spec.shape))})"
+        if len(got) != len(spec.shape):
             raise UsageError(
                 f"network {network.name!r}: input {name!r} has {len(spec.shape)} axes "
-                f"({', '.join(map(str, spec.shape))}), got shape {np.shape(values[name])}"
+                f"{wanted}, got shape {got}"
             )
-    return values
+        for size, obtained in zip(spec.shape, got, strict=True):
+            first, where = (
+                (size, name) if isinstance(size, int) else free.setdefault(size, (obtained, name))
+            )
+            if obtained != first:
+                raise UsageError(
+                    f"network {network.name!r}: input {name!r} has shape {wanted}, got {got}"
+                    + (f", but {size} is {first} in input {where!r}" if size != first else "")
+                )
