@@ -112,9 +112,10 @@ def canonical_values(network: Network, seed: int) -> dict[str, Array]:
 
 def draw(spec: ParameterSpec, rng: np.random.Generator) -> Array:
     """One parameter: kernels keep the scale of what passes, variances are positive."""
-    normal = rng.standard_normal(spec.shape)
+    normal: Array = rng.standard_normal(spec.shape)
     if spec.role == "kernel":
-        return normal / np.sqrt(max(spec.fan_in, 1))
+        normal /= max(spec.fan_in, 1) ** 0.5
+        return normal
     if spec.role == "table":
         return normal
     if spec.role in ("scale", "variance"):

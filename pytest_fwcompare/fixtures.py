@@ -19,20 +19,27 @@ from pytest_fwcompare.options import Case, Settings, cases
 
 if TYPE_CHECKING:
     from pytest_fwcompare.networks import Network
-    from pytest_fwcompare.records import Comparison
+    from pytest_fwcompare.recording import ItemRecords
+    from pytest_fwcompare.records import Comparison, Timing
 
 CASE = "fwcompare_case"
 """Name of the parameter that carries an item's case."""
 
 SETTINGS = pytest.StashKey[Settings]()
 CURRENT = pytest.StashKey["pytest.Item | None"]()
-RECORDS = pytest.StashKey["ItemRecords"]()
+RECORDS: pytest.StashKey[ItemRecords] = pytest.StashKey()
 
 
 def item_case(item: pytest.Item) -> Case | None:
     """The axes of an item, None if it has none."""
     callspec = getattr(item, "callspec", None)
     return None if callspec is None else callspec.params.get(CASE)
+
+
+def item_group(item: pytest.Item) -> str:
+    """The node id without the framework: items that share it are ranked by speed."""
+    case = item_case(item)
+    return item.nodeid if case is None else item.nodeid.replace(case.id, case.rest)
 
 
 class Fixture:
@@ -68,33 +75,46 @@ class Fixture:
             case = next(iter(made))
         return case
 
-    def _compare(self, reference: Any, port: Any, fail_on: Any, **keywords: Any) -> Comparison:
+    def _made(self) -> int:
+        """How many comparisons the running item has recorded."""
+        records = self.item.stash.get(RECORDS, None)
+        return 0 if records is None else len(records.comparisons)
+
+    def _wants_timings(self) -> bool:
+        """Not under `--fwcompare-no-timings`, and once only where Hypothesis repeats the test."""
+        wanted = self._config.stash[SETTINGS].timings
+        return wanted and not (in_hypothesis() and self._made())
+
+    def _compare(
+        self,
+        reference: Any,
+        port: Any,
+        keywords: dict[str, Any],
+        fail_on: tuple[str, ...] | None,
+        time: Callable[[dict[str, Any]], tuple[Timing, ...]] | None = None,
+    ) -> Comparison:
+        """Compare on the item's axes, record, and fail if it must; `time` gives the timings."""
         __tracebackhide__ = True
         import pytest_fwcompare
 
         settings, case, item = self._config.stash[SETTINGS], self.case, self.item
-        repeated = in_hypothesis()
-        records = item.stash.get(RECORDS, None)
         for key in ("device", "dtype", "mode"):
             keywords.setdefault(key, getattr(case, key))
         if case.examples is not None:
             keywords["examples"] = case.examples
-        timed = repeated and records is not None and bool(records.comparisons)
-        keywords.setdefault("timings", settings.timings and not timed)
         try:
             comparison = pytest_fwcompare.compare(reference, port, **keywords)
+            timings = comparison.timings if time is None else time(keywords)
         except FwcompareError as error:
             reraise(error)
+        shared = hasattr(self._config, "workerinput")
         comparison = dataclasses.replace(
             comparison,
             replay=replay(item.nodeid, settings, comparison.replay),
-            timings=tuple(
-                dataclasses.replace(timing, shared_machine=hasattr(self._config, "workerinput"))
-                for timing in comparison.timings
-            ),
+            timings=tuple(dataclasses.replace(t, shared_machine=shared) for t in timings),
         )
-        record(item, comparison, repeated=repeated)
-        comparison.assert_equivalent(tuple(fail_on or settings.fail_on))
+        record(item, comparison, repeated=in_hypothesis())
+        comparison.assert_equivalent(settings.fail_on if fail_on is None else tuple(fail_on))
         return comparison
 
 
@@ -117,11 +137,20 @@ class FwcomparePort(Fixture):
             FwcompareError: it could not be made.
         """
         __tracebackhide__ = True
-        return self._compare(reference, port, fail_on, **keywords)
+        keywords.setdefault("timings", self._wants_timings())
+        return self._compare(reference, port, keywords, fail_on)
 
 
 class FwcompareNetwork(Fixture):
-    """`fwcompare_network(network, inputs=..., ...)`: one framework against the NumPy reference."""
+    """`fwcompare_network(network, inputs=..., ...)`: one framework against the NumPy reference.
+
+    The frameworks of a test's other items are timed in turns with this one, once for all of them:
+    times taken minutes apart would compare the machine with itself.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        super().__init__(config)
+        self._timings: dict[tuple[str, int], tuple[Timing, ...]] = {}
 
     def __call__(
         self,
@@ -144,28 +173,50 @@ class FwcompareNetwork(Fixture):
             FwcompareError: it could not be made.
         """
         __tracebackhide__ = True
+        from pytest_fwcompare.networks import Network
+        from pytest_fwcompare.sides import InFramework
+
         framework = self.case.framework
         if framework is None:
             raise UsageError(
                 "fwcompare_network: this test has no framework axis; take the fixture as an "
                 "argument of the test, not by request.getfixturevalue"
             )
-        from pytest_fwcompare.networks import Network
-        from pytest_fwcompare.sides import InFramework
-
         if not isinstance(network, Network):
             raise UsageError(
                 f"fwcompare_network: expected a network described with "
                 f"pytest_fwcompare.networks, got {type(network).__name__}; fwcompare_port takes "
                 f"models"
             )
+        keywords["inputs"] = network.inputs if inputs is None else inputs
+        wanted = keywords.pop("timings", self._wants_timings())
+
+        def time(used: dict[str, Any]) -> tuple[Timing, ...]:
+            return self._time(network, used) if wanted else ()
+
         return self._compare(
-            InFramework(network, "numpy"),
-            InFramework(network, framework),
-            fail_on,
-            inputs=network.inputs if inputs is None else inputs,
-            **keywords,
+            InFramework(network, "numpy"), InFramework(network, framework), keywords, fail_on, time
         )
+
+    def _time(self, network: Network, keywords: Mapping[str, Any]) -> tuple[Timing, ...]:
+        """Timings of all frameworks that items of this test in this run are judged in."""
+        from pytest_fwcompare.timing import sides
+
+        group = item_group(self.item)
+        key = (group, self._made())
+        if key not in self._timings:
+            others = [item for item in self.item.session.items if item_group(item) == group]
+            judged = [case for item in others if (case := item_case(item)) is not None]
+            self._timings[key] = sides.time_network(
+                network,
+                list(dict.fromkeys(["numpy", *(c.framework for c in judged if c.framework)])),
+                keywords["inputs"],
+                dtype=keywords["dtype"],
+                device=keywords["device"],
+                mode=keywords["mode"],
+                backward="backward" in keywords.get("checks", ("backward",)),
+            )
+        return self._timings[key]
 
 
 class FwcompareBuild(Fixture):

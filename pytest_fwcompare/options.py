@@ -148,7 +148,7 @@ def read_settings(config: pytest.Config) -> Settings:
     Raises:
         UsageError: an option has a value that cannot be used; names the option.
     """
-    axes = {axis: _axis(config, axis) for axis in AXES}
+    axes: dict[str, Choice] = {axis: _axis(config, axis) for axis in AXES}
     raw, source = _given(config, "examples")
     fail_on, fail_source = _given(config, "fail_on")
     return Settings(

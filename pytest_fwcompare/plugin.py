@@ -18,6 +18,7 @@ from pytest_fwcompare.fixtures import (  # noqa: F401  fixtures are found by bei
     fwcompare_network,
     fwcompare_port,
     item_case,
+    item_group,
 )
 
 if TYPE_CHECKING:
@@ -88,12 +89,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     )
     if isinstance(made, str):
         none = pytest.param(None, marks=pytest.mark.skip(reason=made), id="none")
-        values, ids = [none], None
+        values = [none]
     else:
-        values = list(made)
-        ids = [case.id for case in values]
+        values = [pytest.param(case, id=case.id) for case in made]
     metafunc.fixturenames.append(CASE)
-    metafunc.parametrize(CASE, values, ids=ids)
+    metafunc.parametrize(CASE, values)
 
 
 def _mistake(config: pytest.Config, text: str) -> None:
@@ -143,7 +143,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if found is not None and found.fails:
         pytest.fail(found.reason, pytrace=False)
     elif found is not None:
-        pytest.skip(found.reason)
+        # A marker, read right after this hook, so that the reason is shown at the test.
+        item.add_marker(pytest.mark.skip(reason=found.reason))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -153,10 +154,8 @@ def pytest_runtest_makereport(
     report = yield
     records = item.stash.get(RECORDS, None)
     if records is not None:
-        case = item_case(item)
-        group = item.nodeid if case is None else item.nodeid.replace(case.id, case.rest)
         # A report's attributes travel from the workers of pytest-xdist if they are plain data.
-        report.fwcompare = records.take(item.nodeid, group)
+        report.fwcompare = records.take(item.nodeid, item_group(item))  # type: ignore[attr-defined]
     return report
 
 

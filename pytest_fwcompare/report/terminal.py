@@ -11,7 +11,7 @@ from pytest_fwcompare.records import Timing
 from pytest_fwcompare.report.numbers import figure, seconds
 
 HEADINGS = ("test", "framework", "verdict", "gap", "noise", "forward", "backward", "ratio")
-NARROWEST = 20
+NARROWEST = 32
 """Fewest columns that a test's name is cut to."""
 
 
@@ -62,11 +62,20 @@ def table(results: Iterable[Result], width: int) -> list[str]:
 
 
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:
-    name = row[0] if len(row[0]) <= widths[0] else "\u2026" + row[0][1 - widths[0] :]
-    cells = [name.ljust(widths[0])]
+    cells = [shortened(row[0], widths[0]).ljust(widths[0])]
     cells += [cell.ljust(size) for cell, size in zip(row[1:3], widths[1:3], strict=True)]
     cells += [cell.rjust(size) for cell, size in zip(row[3:], widths[3:], strict=True)]
     return "  ".join(cells).rstrip()
+
+
+def shortened(test: str, width: int) -> str:
+    """A node id in at most `width` columns; folders and file go first, then its end."""
+    if len(test) <= width:
+        return test
+    name = test.rpartition("/")[2]
+    if len(name) > width:
+        name = name.partition("::")[2] or name
+    return name if len(name) <= width else name[: width - 1] + "\u2026"
 
 
 def _rows(results: Sequence[Result]) -> Iterable[tuple[str, ...]]:

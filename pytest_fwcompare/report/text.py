@@ -49,8 +49,10 @@ def headline(comparison: Comparison) -> str:
 
 
 def worst_tensor(comparison: Comparison) -> TensorRow | None:
-    """The tensor that shows the verdict best: one of that verdict with the largest figure."""
+    """The tensor that shows the verdict best: an output if one does, with the largest figure."""
     rows = [row for row in comparison.tensors if row.verdict == comparison.verdict]
+    if comparison.verdict != "equivalent":
+        rows = [row for row in rows if row.kind == "output"] or rows
     return max(rows or comparison.tensors, key=_weight, default=None)
 
 
@@ -164,7 +166,7 @@ def _example(comparison: Comparison) -> list[str]:
         return []
     counted = f"example {worst.number} of {comparison.examples.count}"
     return [
-        f"smallest found, {counted}: {worst.description} (weights {worst.weights})",
+        f"smallest found, {counted}: {worst.description}",
         *example_values(worst),
     ]
 
