@@ -20,6 +20,7 @@ from pytest_fwcompare.backends.base import (
     Side,
     Stopwatch,
 )
+from pytest_fwcompare.backends.torch.exposed import gradients
 from pytest_fwcompare.backends.torch.flatten import flatten
 from pytest_fwcompare.backends.torch.shadow import Float64Mode
 from pytest_fwcompare.backends.torch.twin import (
@@ -222,7 +223,7 @@ class TorchPass(Pass):
         found: Sequence[torch.Tensor | None] = [None] * len(wanted)
         if outputs and wanted:
             with self._running("backward"):
-                found = torch.autograd.grad(
+                found = gradients(
                     list(outputs.values()),
                     wanted,
                     [self._cotangent(cotangents[n], t) for n, t in outputs.items()],

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 
-def _opened(function: Callable[..., Any]) -> Callable[..., Any]:
+def opened(function: Callable[..., Any]) -> Callable[..., Any]:
     """A Python function of `torch.nn.functional` that does not hand itself over to a mode.
 
     Each such function first asks `has_torch_function` whether a mode is on, and if so becomes one
@@ -19,13 +19,22 @@ def _opened(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     assert isinstance(function, FunctionType)
     scope = {**function.__globals__}
-    for name in ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"):
-        scope[name] = _never
+    scope |= {name: _never for name in scope if name.startswith("has_torch_function")}
     opened = FunctionType(
         function.__code__, scope, function.__name__, function.__defaults__, function.__closure__
     )
     opened.__kwdefaults__ = function.__kwdefaults__
     return opened
+
+
+def gradients(*arguments: Any, **options: Any) -> tuple[torch.Tensor | None, ...]:
+    """`torch.autograd.grad` under a mode that stays on.
+
+    A backward pass runs Python code, too: of custom functions, and of checkpoints, which run
+    their part of the model again.
+    """
+    found: tuple[torch.Tensor | None, ...] = opened(torch.autograd.grad)(*arguments, **options)
+    return found
 
 
 def _never(*_: Any) -> bool:
@@ -71,7 +80,7 @@ def attention(
 EXPOSED: dict[Callable[..., Any], Callable[..., Any]] = {
     F.scaled_dot_product_attention: attention,
     **{
-        function: _opened(function)
+        function: opened(function)
         for function in (
             F.multi_head_attention_forward,
             F.normalize,

@@ -280,7 +280,8 @@ def values64(tensor: torch.Tensor) -> Array:
 
 def _keep(draft: Draft, gradient: torch.Tensor) -> None:
     """Keep the gradient that reached a tensor."""
-    draft.gradient = np.array(values64(gradient))
+    with torch._C.DisableTorchFunction():
+        draft.gradient = np.array(values64(gradient))
 
 
 def _storage(tensor: torch.Tensor) -> int:

@@ -46,7 +46,8 @@ def twin_of(model: torch.nn.Module, dtype: torch.dtype, device: torch.device) ->
     """
     _refuse_lazy(model)
     try:
-        twin = copy.deepcopy(model, _prepared(model, dtype, device))
+        with torch.no_grad():  # a script module is cloned by operations that would be on record
+            twin = copy.deepcopy(model, _prepared(model, dtype, device))
     except Exception as error:
         raise ModelError(
             "model",
@@ -333,7 +334,7 @@ def _copied_buffers(
         yield
     finally:
         for module, key, value in before:
-            now = module._buffers.get(key)
+            now = getattr(module, key, None)
             if now is not None and now is not copies[id(value)]:
                 copies[id(value)] = now  # the module bound a new tensor to its buffer
             if scripted:
