@@ -88,15 +88,8 @@ class JaxSide(Side):
         if self._unwritten:
             unwritten, self._unwritten = self._unwritten, {}
             with self.context("working"):
-                self.twin.write(self._with_aliases(unwritten))
+                self.twin.write(unwritten)
         return self.twin.model
-
-    def _with_aliases(self, values: Values) -> Values:
-        full = dict(values)
-        for parameter in self._parameters:
-            if parameter.name in values:
-                full.update(dict.fromkeys(parameter.aliases, values[parameter.name]))
-        return full
 
     def parameters(self) -> list[Parameter]:
         return list(self._parameters)
@@ -181,9 +174,7 @@ class JaxSide(Side):
         """The model as a pure function of its arrays and inputs."""
 
         def run(values: Values, inputs: Sequence[Any], keywords: Values) -> tuple[Any, Values]:
-            output, changed = self.twin.call(
-                self._with_aliases(values), inputs, keywords, training
-            )
+            output, changed = self.twin.call(values, inputs, keywords, training)
             outputs = Outputs.of(output)
             if not outputs.names:
                 skipped = "; ".join(f"{name} {reason}" for name, reason in outputs.skipped)

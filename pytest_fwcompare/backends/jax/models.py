@@ -122,19 +122,21 @@ class Twin(ABC):
                 best = (".".join(steps[: place + 1]), found)
         return best
 
+    def aliases(self) -> Mapping[str, tuple[str, ...]]:
+        """Other names of the same storage, by name.
+
+        The same array in two places of a tree is no tie in JAX: each place gets its own gradient.
+        """
+        return {}
+
     def parameters(self) -> list[Parameter]:
         """Float arrays in definition order, tied ones once."""
-        seen: dict[int, int] = {}
         made: list[Parameter] = []
         leaves = [leaf for leaf in self.leaves() if is_float(leaf[1])]
         # JAX sorts dictionaries and attributes by name; their own order says more.
         leaves.sort(key=lambda leaf: definition_place(self.ordered, leaf[0]))
+        aliases = self.aliases()
         for name, value, trainable in leaves:
-            if id(value) in seen:
-                first = made[seen[id(value)]]
-                made[seen[id(value)]] = dataclasses.replace(first, aliases=(*first.aliases, name))
-                continue
-            seen[id(value)] = len(made)
             layer, owner = self.owner(name)
             made.append(
                 Parameter(
@@ -146,6 +148,7 @@ class Twin(ABC):
                     kind=self.kind(layer, owner),
                     role=name.rpartition(".")[2],
                     options=self.options(layer, owner),
+                    aliases=aliases.get(name, ()),
                 )
             )
         return made

@@ -68,6 +68,16 @@ class NnxTwin(Twin):
         graph, _, structure = self._split()
         return graph, structure
 
+    def aliases(self) -> Mapping[str, tuple[str, ...]]:
+        found: dict[int, list[str]] = {}
+        _name_variables(self.model, "", found, ())
+        kept = {name for name, _, _ in self.leaves()}
+        ties: dict[str, tuple[str, ...]] = {}
+        for names in found.values():
+            for name in kept.intersection(names):
+                ties[name] = tuple(other for other in names if other != name)
+        return ties
+
     def streams(self) -> set[str]:
         return {
             ".".join(map(str, path))
@@ -99,6 +109,26 @@ class NnxTwin(Twin):
             for name, leaf in after.items()
             if name in before and leaf is not before[name]
         }
+
+
+def _name_variables(
+    item: Any, path: str, found: dict[int, list[str]], above: tuple[int, ...]
+) -> None:
+    """All paths of each variable below an object, by the variable's id."""
+    if isinstance(item, nnx.Variable):
+        found.setdefault(id(item), []).append(path)
+        return
+    if id(item) in above:
+        return
+    children: Any = ()
+    if isinstance(item, Mapping):
+        children = item.items()
+    elif isinstance(item, (list, tuple, nnx.List)):
+        children = enumerate(item)
+    elif isinstance(item, nnx.Module):
+        children = [(k, v) for k, v in vars(item).items() if not k.startswith("_")]
+    for key, child in children:
+        _name_variables(child, f"{path}.{key}" if path else str(key), found, (*above, id(item)))
 
 
 class LinenTwin(Twin):
