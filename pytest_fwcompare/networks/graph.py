@@ -125,7 +125,7 @@ class Network:
     outputs: dict[str, Step]
     layers: dict[str, Layer]
     structure: Literal["tensor", "tuple", "dict"] = "dict"
-    shapes: dict[str, Shape] = field(default_factory=dict)
+    _specs: dict[str, dict[str, ParameterSpec]] = field(default_factory=dict)
 
     def first_use(self, layer_name: str) -> Step:
         """The first step that uses the layer; its input shapes fix the layer's parameters."""
@@ -133,7 +133,7 @@ class Network:
 
     def layer_parameters(self, layer_name: str) -> dict[str, ParameterSpec]:
         """Parameters and buffers of one layer by their name within it."""
-        return self.layers[layer_name].parameters(*self.first_use(layer_name).input_shapes)
+        return dict(self._specs[layer_name])
 
     def parameters(self) -> dict[str, ParameterSpec]:
         """Parameters and buffers as "layer.parameter", those of a shared layer once."""
@@ -224,7 +224,7 @@ class Graph(Network):
             outputs={key: builder.step_of(node, key) for key, node in named.items()},
             layers=builder.layers,
             structure=structure,
-            shapes=builder.shapes,
+            _specs=builder.specs,
         )
 
 

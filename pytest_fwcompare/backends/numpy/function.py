@@ -99,11 +99,13 @@ class FunctionPass(Pass):
         if not same:
             raise ModelError(role, "backward", f"{ADVICE}. Traced, it gives other values")
         gradients = pull(cotangents)
-        if not any(map(np.any, gradients.values())) and any(map(np.any, cotangents.values())):
-            self._check_dependence(gradients)
-        return by_kind(gradients)
+        if all(value is None or not np.any(value) for value in gradients.values()) and any(
+            map(np.any, cotangents.values())
+        ):
+            self._check_dependence()
+        return by_kind(gradients, self._leaves)
 
-    def _check_dependence(self, gradients: Mapping[str, Array]) -> None:
+    def _check_dependence(self) -> None:
         """Gradients that are all zero: does the function really not depend on its arguments?"""
         moved = {
             name: value + np.linspace(0.01, 0.02, value.size).reshape(value.shape)

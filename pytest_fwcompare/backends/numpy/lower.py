@@ -189,7 +189,7 @@ def _average_pool(layer: described.AveragePool, use: Use) -> Value:
 
 @lowers(described.GlobalAveragePool)
 def _global_average_pool(layer: described.GlobalAveragePool, use: Use) -> Value:
-    return anp.mean(use.x, axis=tuple(range(1, use.x.ndim - 1)))
+    return primitives.mean(use.x, axis=tuple(range(1, use.x.ndim - 1)))
 
 
 @lowers(described.GlobalMaxPool)
@@ -205,7 +205,7 @@ def _adaptive_average_pool(layer: described.AdaptiveAveragePool, use: Use) -> Va
     for size, count in zip(space, windows_of, strict=True):
         split += [count, size // count]
     axes = tuple(range(2, 2 * len(space) + 1, 2))
-    return anp.mean(anp.reshape(use.x, (batch, *split, features)), axis=axes)
+    return primitives.mean(anp.reshape(use.x, (batch, *split, features)), axis=axes)
 
 
 @lowers(described.Upsample)
@@ -231,8 +231,10 @@ def _upsample(layer: described.Upsample, use: Use) -> Value:
 
 def _normalised(x: Value, axes: tuple[int, ...], epsilon: float) -> Value:
     """X with mean 0 and variance 1 (up to epsilon) over the axes."""
-    centred = x - anp.mean(x, axis=axes, keepdims=True)
-    return centred / anp.sqrt(anp.mean(centred * centred, axis=axes, keepdims=True) + epsilon)
+    centred = x - primitives.mean(x, axis=axes, keepdims=True)
+    return centred / anp.sqrt(
+        primitives.mean(centred * centred, axis=axes, keepdims=True) + epsilon
+    )
 
 
 def _affine(use: Use, x: Value) -> Value:
@@ -278,7 +280,7 @@ def _instance_norm(layer: described.InstanceNorm, use: Use) -> Value:
 
 @lowers(described.RMSNorm)
 def _rms_norm(layer: described.RMSNorm, use: Use) -> Value:
-    square = anp.mean(use.x * use.x, axis=-1, keepdims=True)
+    square = primitives.mean(use.x * use.x, (-1,), keepdims=True)
     return _affine(use, use.x / anp.sqrt(square + layer.epsilon))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 
 import numpy as np
 from autograd.extend import defvjp
@@ -38,6 +39,43 @@ defvjp(
     lambda answer, x, y: lambda g: g @ y.swapaxes(-1, -2),
     lambda answer, x, y: lambda g: x.swapaxes(-1, -2) @ g,
 )
+
+
+@primitive
+def mean(x: Array, axis: tuple[int, ...], keepdims: bool = False) -> Array:
+    """Mean over axes. autograd's own gives float64 gradients of float32 arrays."""
+    return x.mean(axis=axis, keepdims=keepdims)
+
+
+def _mean_vjp(
+    answer: Array, x: Array, axis: tuple[int, ...], keepdims: bool = False
+) -> Callable[[Array], Array]:
+    def pull(g: Array) -> Array:
+        wide = g if keepdims else np.expand_dims(g, axis)
+        return np.broadcast_to(wide / prod(x.shape[i] for i in axis), x.shape)
+
+    return pull
+
+
+defvjp(mean, _mean_vjp)
+
+
+@primitive
+def greatest(x: Array, axis: tuple[int, ...]) -> Array:
+    """Maximum over axes; at a tie the gradient is shared equally."""
+    return x.max(axis=axis)
+
+
+def _greatest_vjp(answer: Array, x: Array, axis: tuple[int, ...]) -> Callable[[Array], Array]:
+    def pull(g: Array) -> Array:
+        wins = x == np.expand_dims(answer, axis)
+        shares = g / np.maximum(wins.sum(axis=axis), 1).astype(x.dtype)
+        return wins * np.expand_dims(shares, axis)
+
+    return pull
+
+
+defvjp(greatest, _greatest_vjp)
 
 
 @primitive

@@ -23,7 +23,7 @@ from pytest_fwcompare.backends.numpy.models import NumpyNetwork, bound
 from pytest_fwcompare.backends.numpy.run import Recorder, State, evaluate, options
 from pytest_fwcompare.errors import FwcompareError, ModelError, UsageError
 
-Pull = Callable[[Mapping[str, Array]], dict[str, Array]]
+Pull = Callable[[Mapping[str, Array]], Gradients]
 
 
 def cast(value: Array, dtype: str) -> Array:
@@ -53,8 +53,7 @@ class NetworkPass(Pass):
     def backward(self, cotangents: Mapping[str, Array]) -> Gradients:
         if self._pull is None:
             raise ModelError(self._side.role, "backward", "the pass was made with gradients=False")
-        gradients = self._pull(cotangents)
-        return by_kind(gradients)
+        return self._pull(cotangents)
 
     def buffers(self) -> dict[str, Array]:
         return dict(self._state.buffers)
@@ -175,7 +174,8 @@ class NetworkSide(Side):
             }
             return evaluate(network, traced_inputs, traced_weights, state, recorder)
 
-        return pulled(function, leaves)
+        outputs, pull = pulled(function, leaves)
+        return outputs, lambda cotangents: by_kind(pull(cotangents), leaves)
 
     def _weights(self, precision: Precision, dtype: str) -> dict[str, Array]:
         held = self.model.weights
@@ -199,11 +199,16 @@ class NetworkSide(Side):
         return Stopwatch(forward, forward_backward, lambda: void(kept.backward(cotangents)))
 
 
-def by_kind(gradients: Mapping[str, Array]) -> Gradients:
-    """Gradients of "input name" and "parameter name" by what they belong to."""
+def by_kind(gradients: Mapping[str, Array | None], leaves: Mapping[str, Array]) -> Gradients:
+    """Gradients of "input name" and "parameter name" by what they belong to.
+
+    An input that nothing depends on has zeros, such a parameter None.
+    """
     found: dict[str, dict[str, Array | None]] = {"input": {}, "parameter": {}}
     for name, value in gradients.items():
         kind, _, rest = name.partition(" ")
+        if value is None and kind == "input":
+            value = np.zeros_like(leaves[name])
         found[kind][rest] = value
     return Gradients(found["input"], found["parameter"])
 
