@@ -56,8 +56,11 @@ def table(results: Iterable[Result], width: int) -> list[str]:
     spare = width - 1 - sum(widths[1:]) - 2 * len(widths)
     widths[0] = min(widths[0], max(spare, NARROWEST))
     lines = [_line(row, widths) for row in rows]
-    if any(timing.shared_machine for result in results for timing in result.comparison.timings):
+    timings = [timing for result in results for timing in result.comparison.timings]
+    if any(timing.shared_machine for timing in timings):
         lines.append("~ timed while other workers used the machine")
+    if not all(timing.synchronised for timing in timings):
+        lines.append("? calls returned before their work was done; the times mislead")
     return lines
 
 
@@ -118,7 +121,7 @@ def total(timing: Timing) -> float:
 def _times(timing: Timing | None, best: float) -> tuple[str, str, str]:
     if timing is None:
         return "", "", ""
-    mark = "~" if timing.shared_machine else ""
+    mark = ("?" if not timing.synchronised else "") + ("~" if timing.shared_machine else "")
     backward = f"{mark}{seconds(timing.backward.median)}" if timing.backward else ""
     ratio = f"{mark}{total(timing) / best:.2f}" if best > 0 else ""
     return f"{mark}{seconds(timing.forward.median)}", backward, ratio

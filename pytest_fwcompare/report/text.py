@@ -223,7 +223,8 @@ def timing_sentence(timing: Timing) -> str:
         parts.append(f"peak {size(timing.peak_bytes)}")
     threads = f"{timing.threads} thread{'s' if timing.threads != 1 else ''}"
     shared = ", shared machine" if timing.shared_machine else ""
-    return f"{timing.framework}: {', '.join(parts)} ({threads}{shared})"
+    waits = "" if timing.synchronised else "; not synchronised: the figures mislead"
+    return f"{timing.framework}: {', '.join(parts)} ({threads}{shared}{waits})"
 
 
 def _labelled(label: str, texts: Iterable[str]) -> list[str]:
