@@ -21,6 +21,9 @@ MOST_PARTS = 4
 TELLING = 0.08
 """Difference of likeness from which names decide between two pairings."""
 
+REORDERED = 1.0
+"""By how much pairs out of order must be cheaper than pairs in order."""
+
 Group = tuple[tuple[int, ...], tuple[int, ...]]
 """Indices of units of the reference and of the port that are one layer."""
 
@@ -93,10 +96,25 @@ class Aligner:
         """All groups, in the reference's order."""
         if self.ordered:
             groups = self.in_order()
+            groups += self.leftovers(groups)
+            if any(self.alone(groups)) or any(len(one) + len(two) > 2 for one, two in groups):
+                free = self.all_free()
+                if self.total(free) < self.total(groups) - REORDERED:
+                    groups = free
         else:
-            groups = self.any_order(range(len(self.reference)), range(len(self.port)))
-        groups += self.leftovers(groups)
+            groups = self.all_free()
         return sorted(self.named_swaps(groups))
+
+    def all_free(self) -> list[Group]:
+        """Groups of least cost where the order of definition says nothing."""
+        groups = self.any_order(range(len(self.reference)), range(len(self.port)))
+        return groups + self.leftovers(groups)
+
+    def total(self, groups: Sequence[Group]) -> float:
+        """Cost of all groups and of all that is in none."""
+        rows, columns = self.alone(groups)
+        skipped = [self.reference[i] for i in rows] + [self.port[j] for j in columns]
+        return sum(self.cost(*group) for group in groups) + sum(map(skip_cost, skipped))
 
     def in_order(self) -> list[Group]:
         """Monotone alignment of least cost (dynamic programming over both lists)."""

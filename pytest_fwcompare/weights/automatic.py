@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from collections.abc import Mapping as MappingLike
 from dataclasses import dataclass, field, replace
 
 from pytest_fwcompare.backends.base import Parameter
 from pytest_fwcompare.errors import MappingError
 from pytest_fwcompare.weights.align import Aligner, Group
 from pytest_fwcompare.weights.mapping import Evidence, Link, Mapping
-from pytest_fwcompare.weights.pairs import Draft
+from pytest_fwcompare.weights.pairs import UNDOCUMENTED, Draft
 from pytest_fwcompare.weights.transforms import Transform
 from pytest_fwcompare.weights.trees import alphabetical, units
 from pytest_fwcompare.weights.words import template
@@ -59,6 +60,7 @@ class Candidates:
     Attributes:
         plan: the best guess.
         choices: questions in the reference's order, whole kinds of layers before single ones.
+        assumed: axis orders that follow a framework's habit, not a layer's documentation.
     """
 
     aligner: Aligner
@@ -66,6 +68,7 @@ class Candidates:
     port: Sequence[Parameter]
     plan: Plan
     choices: list[Choice] = field(default_factory=list)
+    assumed: list[str] = field(default_factory=list)
 
     @property
     def best(self) -> Mapping:
@@ -86,8 +89,7 @@ class Candidates:
             left_port |= found.left_port
             why = self.why(group)
             for draft in found.drafts:
-                number = layouts.get(draft.port, layouts.get(self.question(draft), 0))
-                transform, note = draft.options[number % len(draft.options)]
+                transform, note = draft.options[layouts.get(draft.port, 0)]
                 reason = f"{why}; {note}" if note else why
                 links[draft.port] = Link(draft.port, draft.sources, transform, reason)
         rows, columns = self.aligner.alone(plan.groups)
@@ -118,8 +120,10 @@ class Candidates:
 
     def question(self, draft: Draft) -> str:
         """Name of the layout question of a draft: one for all layers of a kind."""
-        names = {p.name: p for p in (*self.reference, *self.port)}
-        source, target = names[draft.sources[0]], names[draft.port]
+        if draft.layout:
+            return draft.layout
+        source = next(p for p in self.reference if p.name == draft.sources[0])
+        target = next(p for p in self.port if p.name == draft.port)
         kinds = [p.kind or f"{len(p.shape)} axes" for p in (source, target)]
         roles = [template(p.role or p.name) if p.kind else "" for p in (source, target)]
         return f"{kinds[0]}.{roles[0]} to {kinds[1]}.{roles[1]} ({len(target.shape)} axes)"
@@ -158,6 +162,7 @@ def candidates(
     made = Candidates(aligner, reference_parameters, port_parameters, Plan(tuple(groups)))
     check_common(made)
     made.plan = replace(made.plan, layouts=voted(made))
+    made.assumed = assumed(made)
     made.choices = [*layout_choices(made), *swap_choices(made)]
     return made
 
@@ -234,22 +239,39 @@ def layout_choices(made: Candidates) -> list[Choice]:
     layouts = dict(made.plan.layouts)
     found = []
     for question, drafts in questions.items():
-        sets = [drafts] if len(drafts) == 1 else [drafts, *([draft] for draft in drafts)]
+        whole = len(drafts) == 1 or bool(drafts[0].layout)
+        sets = [drafts] if whole else [drafts, *([draft] for draft in drafts)]
         for some in sets:
             now = layouts.get(some[0].port, 0)
             answers = tuple(
-                (f"{some[0].options[n][0]!r}", _with_layout([d.port for d in some], n))
+                (
+                    some[0].options[n][1] + f": {some[0].options[n][0]!r}",
+                    _with_layout([d.port for d in some], n),
+                )
                 for n in range(min(len(d.options) for d in some))
                 if n != now
             )
-            text = f"axis order of {question}: " + ", ".join(draft.port for draft in some)
+            kind = question if some[0].layout else f"axis order of {question}"
+            text = f"{kind}: " + ", ".join(draft.port for draft in some)
             touched = frozenset(source for draft in some for source in draft.sources)
-            unsure = "an axis order that fits" not in some[0].options[1][1] or (
-                some[0].options[0][1] != "by the documented layouts"
-                and some[0].port not in layouts
-            )
-            found.append(Choice(text, answers, touched, unsure and some is drafts))
+            found.append(Choice(text, answers, touched, some is drafts and is_open(some, layouts)))
     return found
+
+
+def assumed(made: Candidates) -> list[str]:
+    """Questions about axis orders that only a habit answers: square matrices without votes."""
+    voted = dict(made.plan.layouts)
+    found = {
+        made.question(draft): draft
+        for draft in made.drafts()
+        if len(draft.options) > 1 and not draft.layout and draft.port not in voted
+    }
+    return [f"axis order of {question}" for question in found]
+
+
+def is_open(drafts: Sequence[Draft], voted: MappingLike[str, int]) -> bool:
+    """Whether the first option is a mere guess: no layer's convention, no other layer's vote."""
+    return drafts[0].options[0][1] == UNDOCUMENTED and not any(d.port in voted for d in drafts)
 
 
 def _with_layout(ports: Sequence[str], number: int) -> Callable[[Plan], Plan]:
@@ -389,13 +411,15 @@ class Search:
                     break
         if not known.settled and self.tied:
             raise ambiguous(list(self.tied.values()))
-        mapping = self.made.mapping(plan)
-        if not moved:
-            return mapping
-        notices = tuple(
+        notices = [
             f"weights: decided by the values of both float64 shadows: {text}" for text in moved
-        )
-        return replace(mapping, notices=notices)
+        ]
+        if not known.settled:
+            notices += [
+                f"weights: {question} is taken as usual for the framework; no value confirmed it"
+                for question in self.made.assumed
+            ]
+        return replace(self.made.mapping(plan), notices=tuple(notices))
 
     def ask(self, plan: Plan) -> Evidence:
         """The evidence for one plan."""

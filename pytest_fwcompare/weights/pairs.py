@@ -29,10 +29,13 @@ from pytest_fwcompare.weights.transforms import (
     invert,
 )
 from pytest_fwcompare.weights.trees import Unit
-from pytest_fwcompare.weights.words import words
+from pytest_fwcompare.weights.words import template, words
 
 MOST_LAYOUTS = 6
 """Axis orders considered for one parameter of unknown layout."""
+
+UNDOCUMENTED = "same shape, layout of neither side documented"
+"""Reason of a guess that neither side's layer class supports."""
 
 MISSING = {"kernel": 3.0, "embedding": 3.0, "mean": 0.8, "variance": 0.8, "bias": 0.6}
 """Cost of leaving a parameter of a role alone; 0.8 for others."""
@@ -86,7 +89,7 @@ def conversions(reference: Slot, port: Slot) -> tuple[tuple[Transform, str], ...
         and reference.native == port.native
         and role_word(reference.parameter) == role_word(port.parameter)
     ):
-        found.insert(0, (Identity(), "same shape, layout of neither side documented"))
+        found.insert(0, (Identity(), UNDOCUMENTED))
     for option in _permutations(reference, port):
         if all(option[0] != known for known, _ in found):
             found.append(option)
@@ -320,7 +323,7 @@ def adds_up(reference: Sequence[Slot], port: Sequence[Slot]) -> bool:
 
 
 def fuse(fused: Unit, apart: Sequence[Unit], *, forwards: bool) -> Pairing | None:
-    """One projection against several that lie one after the other in it.
+    """One projection against several that lie one after the other in it, or head by head.
 
     Args:
         fused: the unit of one kernel.
@@ -328,35 +331,70 @@ def fuse(fused: Unit, apart: Sequence[Unit], *, forwards: bool) -> Pairing | Non
         forwards: True if the reference's are apart and the port's is fused.
     """
     apart = in_projection_order(apart)
-    total = None
-    for roles in (("kernel",), ("bias",)):
-        one = [slot for slot in fused.slots if slot.role in roles]
-        many = [[slot for slot in unit.slots if slot.role in roles] for unit in apart]
-        if roles == ("bias",) and not one and not any(many):
+    drafts: list[Draft] = []
+    for role in ("kernel", "bias"):
+        one = [slot for slot in fused.slots if slot.role == role]
+        many = [[slot for slot in unit.slots if slot.role == role] for unit in apart]
+        if role == "bias" and not one and not any(many):
             continue
         if len(one) != 1 or any(len(some) != 1 for some in many):
             return None
         parts = [some[0] for some in many]
-        if one[0].shape[1:] != parts[0].shape[1:] or any(
-            not slot.shape or slot.shape[1:] != parts[0].shape[1:] for slot in parts
+        lengths = [slot.shape[0] if slot.shape else 0 for slot in parts]
+        if sum(lengths) != one[0].shape[0] or any(
+            slot.shape[1:] != one[0].shape[1:] for slot in parts
         ):
             return None
-        lengths = [slot.shape[0] for slot in parts]
-        if sum(lengths) != one[0].shape[0]:
-            return None
-        unit = math.gcd(*lengths)
-        labels = [
-            tuple(frozenset([f"{place}.{block}"]) for block in range(length // unit))
-            for place, length in enumerate(lengths)
+        found = [
+            by_atoms(*_fused_sides(one[0], parts, heads, forwards), why)
+            for heads, why in [
+                (0, "fused in the order of the separate ones"),
+                *_heads(apart, lengths),
+            ]
         ]
-        whole = [(one[0], tuple(label for some in labels for label in some))]
-        cut = list(zip(parts, labels, strict=True))
-        sides = (cut, whole) if forwards else (whole, cut)
-        found = by_atoms(*sides, "fused in the order of the separate ones")
-        if found is None:
+        if found[0] is None:
             return None
-        total = found if total is None else Pairing((*total.drafts, *found.drafts), 0.0)
-    return total
+        question = f"order of heads in {template(fused.path)}"
+        for place, draft in enumerate(found[0].drafts):
+            options = tuple(some.drafts[place].options[0] for some in found if some)
+            drafts.append(Draft(draft.port, draft.sources, options, question))
+    return Pairing(tuple(drafts), 0.0)
+
+
+def _fused_sides(
+    fused: Slot, parts: Sequence[Slot], heads: int, forwards: bool
+) -> tuple[list[tuple[Slot, Atoms]], list[tuple[Slot, Atoms]]]:
+    """Both sides with their blocks labelled: part by part, or within each head part by part."""
+    lengths = [slot.shape[0] for slot in parts]
+    size = lengths[0] // heads if heads else math.gcd(*lengths)
+    labels = [
+        tuple(frozenset([f"{place}.{block}"]) for block in range(length // size))
+        for place, length in enumerate(lengths)
+    ]
+    if heads:
+        order = [labels[place][head] for head in range(heads) for place in range(len(parts))]
+    else:
+        order = [label for some in labels for label in some]
+    whole = [(fused, tuple(order))]
+    cut = list(zip(parts, labels, strict=True))
+    return (cut, whole) if forwards else (whole, cut)
+
+
+def _heads(apart: Sequence[Unit], lengths: Sequence[int]) -> list[tuple[int, str]]:
+    """Numbers of heads by which equal parts may be interleaved; those the layers name first."""
+    if len(set(lengths)) != 1 or len(lengths) < 2:
+        return []
+    length = lengths[0]
+    named = {
+        int(slot.parameter.options[word])
+        for unit in apart
+        for slot in unit.slots
+        for word in ("num_heads", "heads", "num_attention_heads")
+        if isinstance(slot.parameter.options.get(word), int)
+    }
+    divisors = [n for n in (2, 4, 8, 12, 16, 3, 6, 32, 20, 10, 5) if not length % n and n < length]
+    numbers = [n for n in named if n > 1 and not length % n] or divisors[:MOST_LAYOUTS]
+    return [(heads, f"fused head by head, {heads} heads") for heads in numbers]
 
 
 def in_projection_order(units: Sequence[Unit]) -> list[Unit]:
@@ -384,12 +422,13 @@ def assign_slots(reference: Sequence[Slot], port: Sequence[Slot]) -> Pairing | N
     pairs = hungarian(cost, skips[0], skips[1])
     if not pairs:
         return None
-    kernels = {"kernel", "embedding"}
+    lesser = {"bias", "mean", "variance"}
     if (
-        any(s.role in kernels for s in reference)
-        and any(s.role in kernels for s in port)
-        and not any(reference[i].role in kernels for i, _ in pairs)
+        any(s.role not in lesser for s in reference)
+        and any(s.role not in lesser for s in port)
+        and not any(reference[i].role not in lesser for i, _ in pairs)
     ):
+        # A bias that fits does not make a norm out of a linear layer.
         return None
     total = sum(float(cost[i, j]) for i, j in pairs)
     alone = [s for i, s in enumerate(reference) if i not in {i for i, _ in pairs}]

@@ -110,9 +110,9 @@ def template(name: str) -> str:
 
 
 def ranked_numbers(names: Sequence[str]) -> list[tuple[int, ...]]:
-    """Numbers of each name as ranks among names of the same template up to that number.
+    """Numbers of each name as ranks among names that are alike up to that number.
 
-    "features.0" and "features.3" have ranks 0 and 1, as "conv2d" and "conv2d_1" would.
+    "features.0" and "features.3" have ranks 0 and 1, and so have "conv2d" and "conv2d_1".
     """
     tokens = [split(name) for name in names]
     places: dict[tuple[str, ...], set[int]] = {}
@@ -120,20 +120,32 @@ def ranked_numbers(names: Sequence[str]) -> list[tuple[int, ...]]:
         for place, part in enumerate(parts):
             if part.isdigit():
                 places.setdefault(parts[:place], set()).add(int(part))
+    for parts in tokens:
+        for place in range(len(parts) + 1):
+            follows = parts[place] if place < len(parts) else ""
+            if parts[:place] in places and not follows.isdigit():
+                places[parts[:place]].add(-1)
     ranks = {
         prefix: {number: rank for rank, number in enumerate(sorted(found))}
         for prefix, found in places.items()
     }
-    made = []
-    for parts in tokens:
-        own = []
-        for place, part in enumerate(parts):
-            if part.isdigit():
-                own.append(ranks[parts[:place]][int(part)])
-            elif part in ORDINALS and part not in ROLE_WORDS:
-                own.append(ORDINALS[part])
-        made.append(tuple(own))
-    return made
+    return [_ranks(parts, ranks) for parts in tokens]
+
+
+def _ranks(
+    parts: tuple[str, ...], ranks: dict[tuple[str, ...], dict[int, int]]
+) -> tuple[int, ...]:
+    """Ranks of one name's numbers; -1 stands for a number that is left out."""
+    found = []
+    for place in range(len(parts) + 1):
+        word = parts[place] if place < len(parts) else ""
+        if word.isdigit():
+            found.append(ranks[parts[:place]][int(word)])
+        elif parts[:place] in ranks:
+            found.append(ranks[parts[:place]][-1])
+        if word in ORDINALS and word not in ROLE_WORDS:
+            found.append(ORDINALS[word])
+    return tuple(found)
 
 
 class Vocabulary:

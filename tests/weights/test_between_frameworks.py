@@ -64,7 +64,9 @@ def keras_attention(shape: tuple[int, ...]) -> Any:
     import keras
 
     inputs = keras.Input(shape[1:])
-    return keras.Model(inputs, keras.layers.MultiHeadAttention(2, 4, name="attend")(inputs, inputs))
+    return keras.Model(
+        inputs, keras.layers.MultiHeadAttention(2, 4, name="attend")(inputs, inputs)
+    )
 
 
 def keras_bidirectional(shape: tuple[int, ...]) -> Any:
