@@ -144,6 +144,12 @@ def test_max_pool_passes_nan_and_minus_infinity_on() -> None:
     np.testing.assert_array_equal(answer, [-math.inf, -5, -5])
 
 
+def test_greatest_shares_a_tie() -> None:
+    vjp, answer = autograd.make_vjp(lambda v: primitives.greatest(v, (0,)))(np.array([3.0, 1, 3]))
+    assert answer == 3
+    np.testing.assert_array_equal(vjp(np.array(1.0)), [0.5, 0, 0.5])
+
+
 def test_prelu_at_zero() -> None:
     vjp, _ = autograd.make_vjp(lambda s: elementwise.prelu(np.zeros((2, 3)), s))(np.full(3, 0.2))
     np.testing.assert_array_equal(vjp(np.ones((2, 3))), 0)

@@ -194,7 +194,7 @@ def _global_average_pool(layer: described.GlobalAveragePool, use: Use) -> Value:
 
 @lowers(described.GlobalMaxPool)
 def _global_max_pool(layer: described.GlobalMaxPool, use: Use) -> Value:
-    return anp.max(use.x, axis=tuple(range(1, use.x.ndim - 1)))
+    return primitives.greatest(use.x, tuple(range(1, use.x.ndim - 1)))
 
 
 @lowers(described.AdaptiveAveragePool)
