@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
@@ -149,28 +150,38 @@ def draw_cotangents(outputs: Mapping[str, Array]) -> dict[str, Array]:
     }
 
 
-def gaps(reference: Observation, port: Observation) -> dict[str, float]:
-    """max|port - reference| / max|reference| of each tensor; infinite where one is missing.
+def gaps(reference: Observation, port: Observation, share: float = 1e-3) -> dict[str, float]:
+    """max|port - reference| / scale of each tensor; infinite where one is missing or not finite.
 
-    Where the reference is zero throughout, the absolute distance.
+    The scale is max|reference|, and for a gradient at least `share` of that of all gradients
+    together: the gradient of an attention's key bias is zero whatever the weights, and only
+    rounding is left of it.
     """
     ours, theirs = reference.tensors(), port.tensors()
     found = dict.fromkeys(ours.keys() ^ theirs.keys(), float("inf"))
+    gradients = (*reference.inputs.values(), *reference.parameters.values())
+    floor = max((_largest(value) for value in gradients), default=0.0) * share
     for name in ours.keys() & theirs.keys():
         expected, obtained = ours[name].astype(float), theirs[name].astype(float)
         if expected.shape != obtained.shape:
             found[name] = float("inf")
-        elif not expected.size:
-            found[name] = 0.0
-        else:
-            distance = float(np.abs(obtained - expected).max())
-            gap = distance / (float(np.abs(expected).max()) or 1.0)
-            found[name] = gap if np.isfinite(gap) else float("inf")
+            continue
+        least = 0.0 if name.startswith("output ") else floor
+        gap = _largest(obtained - expected) / (max(_largest(expected), least) or 1.0)
+        found[name] = gap if np.isfinite(gap) else float("inf")
     return found
 
 
+def _largest(value: Array) -> float:
+    return float(np.abs(value).max()) if value.size else 0.0
+
+
 def jitter(
-    bench: Bench, values: Mapping[str, Array], inputs: Mapping[str, Array], epsilon: float
+    bench: Bench,
+    values: Mapping[str, Array],
+    inputs: Mapping[str, Array],
+    epsilon: float,
+    share: float = 1e-3,
 ) -> dict[str, float]:
     """Change of each tensor when inputs and weights move by `epsilon`, relative, at random.
 
@@ -178,7 +189,8 @@ def jitter(
         bench: the float64 reference; it holds `values` again afterwards.
         values: its canonical parameters.
         inputs: by name.
-        epsilon: of the working dtype.
+        epsilon: half a unit in the last place of one, in the working dtype.
+        share: as in `gaps`.
     """
     start = bench.observe(inputs)
     cotangents = draw_cotangents(start.outputs)
@@ -193,13 +205,13 @@ def jitter(
 
         bench.fill({name: moved(np.asarray(value, float)) for name, value in values.items()})
         point = {name: moved(np.asarray(v, _double(v))) for name, v in inputs.items()}
-        for name, gap in gaps(start, bench.observe(point, cotangents)).items():
+        for name, gap in gaps(start, bench.observe(point, cotangents), share).items():
             found[name] = max(found.get(name, 0.0), gap)
     bench.fill(values)
     return found
 
 
-def _double(value: Array) -> np.dtype:  # type: ignore[type-arg]
+def _double(value: Array) -> Any:
     return np.dtype(np.float64) if np.asarray(value).dtype.kind == "f" else np.asarray(value).dtype
 
 

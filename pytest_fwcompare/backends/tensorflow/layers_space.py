@@ -69,11 +69,16 @@ def _grouped(
     dilation: Sequence[int],
 ) -> tf.Tensor:
     """One convolution a group: TensorFlow has no gradient of grouped ones on a CPU."""
+    # Named, since TensorFlow's eager gradient in 3D fails on the default.
+    order = {1: "NWC", 2: "NHWC", 3: "NDHWC"}[len(stride)]
+
+    def convolve(part: tf.Tensor, own: tf.Tensor) -> tf.Tensor:
+        return tf.nn.convolution(part, own, stride, padding, order, dilation)
+
     if groups == 1:
-        return tf.nn.convolution(x, kernel, stride, padding, dilations=dilation)
+        return convolve(x, kernel)
     parts = zip(tf.split(x, groups, -1), tf.split(kernel, groups, -1), strict=True)
-    done = [tf.nn.convolution(a, b, stride, padding, dilations=dilation) for a, b in parts]
-    return tf.concat(done, -1)
+    return tf.concat([convolve(*both) for both in parts], -1)
 
 
 @computes(described.Conv2D)
