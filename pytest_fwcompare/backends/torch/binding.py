@@ -53,7 +53,10 @@ def _signature(func: Callable[..., Any]) -> inspect.Signature | None:
     """Signature of a Python function that names its arguments; None for a built-in."""
     if not inspect.isfunction(func):
         return None
-    signature = inspect.signature(func)
+    try:
+        signature = inspect.signature(func)
+    except ValueError:  # a Python wrapper around a built-in, such as Tensor.__pow__
+        return None
     kinds = {parameter.kind for parameter in signature.parameters.values()}
     return None if inspect.Parameter.VAR_POSITIONAL in kinds else signature
 
