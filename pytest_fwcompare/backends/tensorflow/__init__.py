@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytest_fwcompare.backends.base import Backend, Built, Side
 
@@ -41,7 +41,7 @@ class TensorFlowBackend(Backend):
 
     name = "tensorflow"
     distribution = "tensorflow-cpu"
-    imports = ("tensorflow",)
+    imports: ClassVar[tuple[str, ...]] = ("tensorflow",)
     devices = ("cpu", "cuda")
     modes = ("eager", "graph", "compiled")
     dtypes = ("float32", "float64", "float16", "bfloat16")

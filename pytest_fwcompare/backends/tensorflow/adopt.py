@@ -65,7 +65,9 @@ def variable_tree(root: Any) -> Iterator[tuple[str, Any, Any]]:
         elif isinstance(value, tf.Module) or hasattr(
             value, "_self_unconditional_checkpoint_dependencies"
         ):
-            ignored = getattr(type(value), "_TF_MODULE_IGNORED_PROPERTIES", frozenset())
+            ignored: frozenset[str] = getattr(
+                type(value), "_TF_MODULE_IGNORED_PROPERTIES", frozenset()
+            )
             attributes = getattr(value, "__dict__", {})
             items = [
                 (key, item)

@@ -69,8 +69,8 @@ def layer_owned(
     """
     owners: dict[int, tuple[Any, bool]] = {}
     for layer in all_layers(model):
-        for weight, parameter in own_weights(layer):
-            owners.setdefault(id(weight), (layer, parameter))
+        for weight, trained in own_weights(layer):
+            owners.setdefault(id(weight), (layer, trained))
     taken: dict[str, int] = {}
     made, seen = [], set()
     for weight in model.weights:

@@ -45,8 +45,8 @@ def _items(value: Any) -> list[tuple[Any, Any]] | None:
     """Keys and items of a container; None for anything else."""
     if isinstance(value, Mapping):
         return list(value.items())
-    if hasattr(value, "_fields") and isinstance(value, tuple):
-        return list(zip(value._fields, value, strict=True))
+    if isinstance(value, tuple) and (fields := getattr(value, "_fields", None)):
+        return list(zip(fields, value, strict=True))
     if isinstance(value, (tuple, list)):
         return list(enumerate(value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -278,7 +278,7 @@ class RecordingShadow(Shadow):
 
 def is_plain(tensor: Any) -> bool:
     """Whether a tensor has numbers."""
-    return tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool
+    return bool(tensor.dtype.is_floating or tensor.dtype.is_integer or tensor.dtype.is_bool)
 
 
 def owner_path(parameters: Sequence[str]) -> str:

@@ -27,6 +27,9 @@ from pytest_fwcompare.backends.tensorflow.record import RecordingShadow, Scopes
 from pytest_fwcompare.backends.tensorflow.shadow import trace_model
 from pytest_fwcompare.errors import ModelError
 
+LONGEST = 1500
+"""Characters of a framework's error message that are passed on."""
+
 Call = Callable[[Sequence[Any]], tuple[dict[str, Any], dict[str, str]]]
 
 
@@ -54,8 +57,11 @@ def to_numpy(tensor: Any) -> Array:
 
 def reason(error: BaseException) -> str:
     """What the framework said, without the internal frames that it appends."""
-    text = str(error).strip() or type(error).__name__
-    return f"{type(error).__name__}: {text.split('[Op:')[0].strip()[:1500]}"
+    kind, text = type(error).__name__, str(error).strip()
+    if text.startswith("in user code:"):
+        # AutoGraph lists the frames first, then says what happened.
+        return text.rsplit("\n\n", 1)[-1].strip().removeprefix("tensorflow.python.")[:LONGEST]
+    return f"{kind}: {text.split('[Op:')[0].strip()[:LONGEST]}" if text else kind
 
 
 class TensorFlowSide(Side):
@@ -491,8 +497,10 @@ def restore_random(state: Any) -> None:
 
     local, world = state
     generator = getattr(context.context(), "_rng", None)
-    if local is not None and generator is not None:
-        generator.setstate(local)
+    if local is not None and generator is not None and generator.getstate() != local:
+        # Kernels are cached by their seed and go on from their last draw; this drops them.
+        tf.random.set_seed(context.global_seed())
+        context.context()._rng.setstate(local)
     if world is not None and has_global_generator():
         tf.random.get_global_generator().reset(world)
 
