@@ -59,7 +59,7 @@ JOINED = re.compile(
 
 ROLE_WORDS = {
     "weight", "weights", "kernel", "kernels", "filter", "filters", "bias", "biases", "gamma",
-    "beta", "scale", "shift", "w", "b",
+    "beta", "scale", "shift", "w",
 }  # fmt: skip
 """Words that say which parameter of a layer it is, not which layer."""
 

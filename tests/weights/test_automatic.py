@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 import time
 
@@ -125,7 +126,7 @@ def test_a_shuffled_tree_with_its_names_is_recovered(seed: int, layers: int) -> 
 @given(sizes=st.lists(st.integers(2, 9), min_size=2, max_size=7), bias=st.booleans())
 def test_names_without_meaning_are_paired_by_shape_and_order(sizes: list[int], bias: bool) -> None:
     reference, port = [], []
-    for place, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for place, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
         reference += linear_torch(f"body.{2 * place}", inputs, outputs, bias)
         port += dense_keras(f"dense_{place}" if place else "dense", inputs, outputs)[: 1 + bias]
     mapping = guess(reference, port).best
@@ -244,7 +245,8 @@ def test_tables_and_tokens_of_a_vision_transformer() -> None:
     port = [parameter("vit/patching/conv/kernel", (4, 4, 3, 8), "Conv2D"),
             parameter("vit/patching/conv/bias", (8,), "Conv2D"),
             parameter("vit/patching/class_token", (1, 1, 8), "ViTPatchingAndEmbedding"),
-            parameter("vit/patching/position_embedding/embeddings", (17, 8), "Embedding")]  # fmt: skip
+            parameter("vit/patching/position_embedding/embeddings", (17, 8), "Embedding"),
+            ]  # fmt: skip
     made = guess(reference, port)
     found = sources(made.best)
     assert found["vit/patching/class_token"] == ("embeddings.cls_token",)
@@ -287,7 +289,8 @@ def test_custom_cell_keeps_the_reference_s_gate_order() -> None:
 
 def test_second_bias_is_zero_where_the_reference_has_one() -> None:
     reference = [parameter(f"lstm/cell/{name}", shape, "LSTMCell") for name, shape in
-                 (("kernel", (3, 20)), ("recurrent_kernel", (5, 20)), ("bias", (20,)))]  # fmt: skip
+                 (("kernel", (3, 20)), ("recurrent_kernel", (5, 20)),
+                  ("bias", (20,)))]  # fmt: skip
     port = [parameter(f"lstm.{name}_l0", shape, "LSTM") for name, shape in
             (("weight_ih", (20, 3)), ("weight_hh", (20, 5)),
              ("bias_ih", (20,)), ("bias_hh", (20,)))]  # fmt: skip
