@@ -267,6 +267,10 @@ BOUND = {
     "std": (lambda m, x: x.std(1, correction=0), {"dim": 1, "correction": 0}),
     "permute": (lambda m, x: x.permute(0, 2, 1), {"dims": (0, 2, 1)}),
     "view": (lambda m, x: x.view(2, -1), {"size": (2, -1)}),
+    "max_pool1d": (
+        lambda m, x: F.max_pool1d(x, 3, padding=1),
+        {"kernel_size": 3, "stride": None, "padding": 1, "ceil_mode": False},
+    ),
     "pow": (lambda m, x: x**3, {"exponent": 3}),
     "transpose": (lambda m, x: x.transpose(1, 2), {"dim0": 1, "dim1": 2}),
     "clamp": (lambda m, x: x.clamp(-0.5, max=0.7), {"min": -0.5, "max": 0.7}),

@@ -81,11 +81,12 @@ def _fit(
         name = "self" if key in ("input", "self") and "self" not in given else key
         given[name] = value
     names = {argument.name: argument for argument in arguments}
-    if not set(given) <= set(names):
-        return None
-    score = 0
-    for name, value in given.items():
-        judged = _suits(str(names[name].type), value)
+    # torch's Python face has arguments that the operator lacks (return_indices of a pooling).
+    score = -len(set(given) - set(names))
+    for name in set(given) & set(names):
+        value = given[name]
+        empty = value is None and names[name].has_default_value()
+        judged = 1 if empty else _suits(str(names[name].type), value)
         if judged < 0:
             return None
         score += judged

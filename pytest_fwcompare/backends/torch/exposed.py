@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 from types import FunctionType
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 
+@cache
 def opened(function: Callable[..., Any]) -> Callable[..., Any]:
     """A Python function of `torch.nn.functional` that does not hand itself over to a mode.
 

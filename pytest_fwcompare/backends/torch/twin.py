@@ -285,8 +285,11 @@ def guarded(
 
 
 def _changed(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
-    """Whether any attribute is another object than before."""
-    return len(now) != len(before) or any(now.get(k, now) is not v for k, v in before.items())
+    """Whether any attribute is another value than before."""
+    try:
+        return bool(now != before)  # the same object is equal without a look at it
+    except Exception:  # an array was bound anew, and its comparison has no single answer
+        return True
 
 
 def _draw_seed(seed: int, cuda: bool) -> None:
