@@ -93,6 +93,12 @@ CONVOLUTIONS = [
     ),
     one("conv1d-explicit", lambda: nn.Conv1D(5, 4, padding=((3, 1),)), _time(), *TIMES),
     one("conv1d-groups", lambda: nn.Conv1D(6, 2, groups=2, use_bias=False), _time(), *TIMES),
+    one(
+        "conv1d-causal-groups",
+        lambda: nn.Conv1D(6, 2, groups=2, stride=2, padding="causal"),
+        _time(),
+        *TIMES,
+    ),
     one("conv2d", lambda: nn.Conv2D(5, (3, 2)), _image(), *ODD_EVEN),
     one("conv2d-1x1-stride", lambda: nn.Conv2D(5, 1, stride=2), _image(), *ODD_EVEN),
     one(

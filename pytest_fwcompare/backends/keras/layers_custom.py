@@ -105,7 +105,11 @@ class Grouped:
 
 @registered
 class GroupedConv1D(Grouped, keras.layers.Conv1D):  # type: ignore[misc]
-    """See `Grouped`."""
+    """See `Grouped`. Not for padding "causal"."""
+
+    def call(self, inputs: Any) -> Any:
+        """As in 2D: `Conv1D.call` passes `convolution_op` by."""
+        return super(keras.layers.Conv1D, self).call(inputs)
 
 
 @registered

@@ -47,7 +47,7 @@ def _window(
     before: tuple[Any, ...] = ()
     after: tuple[Any, ...] = ()
     if amounts is not None and any(map(any, amounts)):
-        if layer.padding == "causal":
+        if layer.padding == "causal" and layer.groups == 1:
             word = "causal"
         else:
             before = (_zeros(amounts, to.helper("pad")),)
