@@ -31,7 +31,11 @@ def test_numbers_are_ranks_among_siblings() -> None:
     assert ranked_numbers(["f.0", "f.3", "f.10"]) == [(0,), (1,), (2,)]
     assert ranked_numbers(["dense", "dense_1", "dense_2"]) == [(0,), (1,), (2,)]
     assert ranked_numbers(["0", "2", "head"]) == [(1,), (2,), (0,)]
-    assert ranked_numbers(["b.1.conv_a", "b.1.conv_b", "b.4.conv_a"]) == [(0, 0), (0, 1), (1, 0)]
+    assert ranked_numbers(["net.1.conv_a", "net.1.conv_b", "net.4.conv_a"]) == [
+        (0, 0),
+        (0, 1),
+        (1, 0),
+    ]
 
 
 def test_rare_words_and_depth_tell_most() -> None:
