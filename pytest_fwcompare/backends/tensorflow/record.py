@@ -206,6 +206,7 @@ class RecordingShadow(Shadow):
         producer = name.partition(":")[0]
         original = self._replaced(producer)
         node = self.nodes[producer] if original is None else original
+        meant = self._compiled_convolution(node) or node
         direct = self._direct(name)
         sources, parameters = self._sources(direct, index)
         place = node.name if name.endswith(":0") else f"{node.name}:{name.partition(':')[2]}"
@@ -213,11 +214,11 @@ class RecordingShadow(Shadow):
         return Recorded(
             index=number,
             path=path or owner_path(parameters),
-            operation=node.op,
+            operation=meant.op,
             value=np.asarray(values[name], np.float64),
             inputs=tuple(sources),
             parameters=tuple(parameters),
-            attributes=self._attributes(node, direct, values),
+            attributes=self._attributes(meant, direct, values),
             arguments=tuple(
                 values[i] if i in values else self._parameter_value(i)
                 for i in direct
@@ -226,6 +227,14 @@ class RecordingShadow(Shadow):
             gradient=gradient,
             place=place,
         )
+
+    def _compiled_convolution(self, node: Any) -> Any:
+        """The convolution that a call for the compiler consists of; None for other nodes."""
+        if node.op not in CALLS or node.attr["f"].func.name not in self.rewritten.library:
+            return None
+        body = self.rewritten.library[node.attr["f"].func.name].node_def
+        found = [inner for inner in body if inner.op.startswith("Conv")]
+        return found[0] if len(found) == 1 else None
 
     def _parameter_value(self, name: str) -> Array:
         """Values of a parameter that an operation reads by its handle (a lookup)."""

@@ -222,6 +222,8 @@ class _Expansion:
 
     def _callee(self, node: Any) -> Any:
         if node.op in CALLS:
+            if self._needs_compiler(node):
+                return None
             return self.rewriter.library.get(node.attr["f"].func.name)
         if node.op in self.rewriter.library:  # a function called by its own name
             return self.rewriter.library[node.op]
@@ -235,6 +237,22 @@ class _Expansion:
             self.rewriter.library.setdefault(function.signature.name, function)
         self.rewriter.result.operations[node.name] = node
         return made.function_def
+
+    def _needs_compiler(self, call: Any) -> bool:
+        """Whether a call must stay one: convolutions in groups have gradients in XLA only."""
+        if not call.attr["_XlaMustCompile"].b:
+            return False
+        waiting, seen = [call.attr["f"].func.name], set()
+        while waiting:
+            name = waiting.pop()
+            if name in seen or name not in self.rewriter.library:
+                continue
+            seen.add(name)
+            for node in self.rewriter.library[name].node_def:
+                if node.op.startswith("Conv"):
+                    return True
+                waiting += [v.func.name for v in node.attr.values() if v.HasField("func")]
+        return False
 
     def _inline(self, call: Any, callee: Any) -> None:
         inner = call.name + "/"

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import tensorflow as tf
@@ -155,7 +157,7 @@ class Piece:
     fetches: list[str]
 
     def __call__(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        with tf.device("/CPU:0"):
+        with tf.device("/CPU:0"), as_written():
             results = self.function(*(values[name] for name in self.feeds))
         return dict(zip(self.fetches, results, strict=True))
 
@@ -367,6 +369,32 @@ class Shadow:
             }
             self._pieces["backward"] = self.piece(self.backward_fetches(), feeds, set(), self.late)
         return self._pieces["backward"]
+
+
+@cache
+def unoptimised() -> Any:
+    """Options of a function call that leave its graph as it was written."""
+    from tensorflow.core.protobuf import config_pb2
+    from tensorflow.python.eager import context
+
+    options = config_pb2.ConfigProto(allow_soft_placement=True)
+    # Fusing a bias into a grouped convolution makes an operation that no CPU has.
+    options.graph_options.rewrite_options.disable_meta_optimizer = True
+    return context.FunctionCallOptions(config_proto=options)
+
+
+@contextmanager
+def as_written() -> Iterator[None]:
+    """Functions called for the first time in here are not rewritten by TensorFlow's optimisers."""
+    from tensorflow.python.eager import context
+
+    here = context.context()
+    before = here.function_call_options
+    here.function_call_options = unoptimised()
+    try:
+        yield
+    finally:
+        here.function_call_options = before
 
 
 def key_of(reference: str) -> str:
