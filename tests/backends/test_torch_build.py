@@ -81,6 +81,7 @@ CASES = {
         [d.LayerNorm(axes=2, use_scale=False, use_shift=False)], ("t", 4)
     ),
     "groupnorm": one(d.GroupNorm(2, 1e-3)),
+    "groupnorm-shift": one(d.GroupNorm(2, use_scale=False)),
     "groupnorm-flat": one(d.GroupNorm(2, use_shift=False), (12,)),
     "instancenorm": one(d.InstanceNorm(1e-3)),
     "instancenorm-plain": one(d.InstanceNorm(affine=False), (1, 4)),

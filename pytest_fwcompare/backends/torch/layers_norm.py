@@ -45,6 +45,10 @@ class GroupNorm(nn.GroupNorm):  # type: ignore[misc]
     """`torch.nn.GroupNorm` that also takes a single value a group, which torch's refuses."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.weight is None and self.bias is not None:
+            # Backward through a shift without a scale: "tensor does not have a device".
+            y = torch.group_norm(x, self.num_groups, None, None, self.eps)
+            return y + self.bias.view(-1, *(1,) * (x.ndim - 2))
         return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
