@@ -82,6 +82,8 @@ def open_side(given: Any, role: str, *, dtype: str, device: str, mode: str) -> O
         given = InFramework(given, "numpy")
     if isinstance(given, InFramework):
         backend = require(given.framework)
+        if role == "reference" and given.framework == "numpy":
+            device, mode = "cpu", "eager"  # the formulas have no other; the port's axes stand
         check_backend(backend, dtype, device, mode)
         built = backend.build(given.network, dtype=dtype, device=device)
         return _adopt(backend, built, role, dtype=dtype, device=device, mode=mode)

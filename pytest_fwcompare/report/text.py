@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pytest_fwcompare.records import Comparison, ExampleRecord, TensorRow, Timing
 from pytest_fwcompare.report.numbers import figure, number, seconds, size, times
 
-WIDTH = 98
+WIDTH = 92
 INDENT = 12
 MOST_ROWS = 6
 MOST_NAMES = 8
@@ -164,9 +164,9 @@ def _example(comparison: Comparison) -> list[str]:
     worst = comparison.examples.worst
     if worst is None:
         return []
-    counted = f"example {worst.number} of {comparison.examples.count}"
+    found = f"from example {worst.number} of {comparison.examples.count}"
     return [
-        f"smallest found, {counted}: {worst.description}",
+        f"the smallest that shows it, {found}: {worst.description}",
         *example_values(worst),
     ]
 

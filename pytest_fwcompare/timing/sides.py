@@ -91,7 +91,11 @@ def time_network(
         for name in frameworks:
             try:
                 opened = open_side(
-                    InFramework(network, name), "port", dtype=dtype, device=device, mode=mode
+                    InFramework(network, name),
+                    "reference" if name == "numpy" else "port",
+                    dtype=dtype,
+                    device=device,
+                    mode=mode,
                 )
                 stack.callback(opened.side.close)
                 given = arguments(planned, opened, "reference", values)

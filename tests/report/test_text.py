@@ -26,7 +26,8 @@ float32, eager)
   tensors   2 of 3 differ                       verdict       gap   jitter     ULP
             output logits                       semantic  2.3e-03  5.6e-08  14,000
             gradient of encoder.1.norm2.weight  semantic  1.1e-03  6.0e-08   9,000
-  input     smallest found, example 7 of 20: batch=1, time=2; images: normal, scale 0.01
+  input     the smallest that shows it, from example 7 of 20: batch=1, time=2; images:
+            normal, scale 0.01
             images = [[0.0, 0.01]]
             mask = [[true, false]]
   notice    TF32 is on
@@ -35,13 +36,13 @@ float32, eager)
 EQUIVALENT = """\
 equivalent: the keras port computes the same function as the torch reference (cpu, float32, eager)
   judged    2 tensors (forward, backward) over 20 generated examples
-            largest gap 2.1e-15 in float64 (output logits), where rounding to float32 explains
-            5.0e-08; noise of the port 3.4e-07
+            largest gap 2.1e-15 in float64 (output logits), where rounding to float32
+            explains 5.0e-08; noise of the port 3.4e-07
   controls  1 of 2 deliberate disturbances were noticed
             not covered, nothing notices a change of: dead.bias
   time      torch: forward 1.00 ms, backward 2.00 ms, first call 250 ms (2 threads)
-            keras: forward 2.50 ms, backward 5.00 ms, first call 250 ms, peak 3.0 MiB \
-(2 threads)"""
+            keras: forward 2.50 ms, backward 5.00 ms, first call 250 ms, peak 3.0 MiB (2
+            threads)"""
 
 
 def test_a_failure() -> None:
