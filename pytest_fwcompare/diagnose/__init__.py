@@ -69,6 +69,8 @@ def diagnose(
     buffer_mismatch: Mapping[str, BufferChange] | None = None,
     reference_outputs: Mapping[str, Array] | None = None,
     port_outputs: Mapping[str, Array] | None = None,
+    port_working_outputs: Mapping[str, Array] | None = None,
+    verdict: str = "semantic",
 ) -> Diagnosis:
     """Name the culprit, and the cause where it can be proved.
 
@@ -84,6 +86,9 @@ def diagnose(
         buffer_mismatch: buffers that a training step left different.
         reference_outputs: float64 outputs by name.
         port_outputs: the same of the port.
+        port_working_outputs: the port's outputs in its working dtype, for verdict "precision".
+        verdict: what the judge said. For "precision" and "nonfinite" a formula that cancels or
+            overflows is looked for, and a place where the port rounds to a narrower dtype.
     """
     from pytest_fwcompare.diagnose.explain import explain
 
@@ -97,4 +102,6 @@ def diagnose(
         buffer_mismatch=buffer_mismatch or {},
         reference_outputs=reference_outputs or {},
         port_outputs=port_outputs or {},
+        port_working_outputs=port_working_outputs or {},
+        verdict=verdict,
     )

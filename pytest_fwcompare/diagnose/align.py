@@ -18,9 +18,10 @@ import numpy as np
 
 from pytest_fwcompare.backends.base import Array, Recorded
 
-TOLERANCE = 3e-8
-"""Relative to the largest magnitude. Above what constants rounded to float32 cost inside a right
-port (tf.nn.gelu: 5e-9), below what any fault costs that is seen in float32."""
+TOLERANCE = 2e-7
+"""Relative to the largest magnitude. Above what constants and weights rounded to float32 cost
+inside a right port (tf.nn.gelu: 5e-9; two biases summed in float32 when copied: 2e-8), below what
+a fault costs that float32 can show."""
 
 FILL_RATIO = 1e3
 """An extreme value that many times above all others is a fill (-1e9, -1e30, -inf in a mask)."""

@@ -11,13 +11,16 @@ import numpy as np
 from pytest_fwcompare.backends.base import Array, Parameter, Recorded
 from pytest_fwcompare.diagnose import BufferChange, Diagnosis
 from pytest_fwcompare.diagnose.graph import common_ancestor
-from pytest_fwcompare.diagnose.locate import Sides, align_sides
+from pytest_fwcompare.diagnose.locate import FINE, Sides
 from pytest_fwcompare.diagnose.prove import Candidate, Proof, Prover
 from pytest_fwcompare.diagnose.repairs import Spot, candidates
 from pytest_fwcompare.diagnose.replay import Replay
 
 BUDGET_S = 40.0
 """Seconds after which no further repairs are tried."""
+
+EXACT = 1e-11
+"""Differences below this are rounding: none of them is better than another."""
 
 FAULTS = 6
 """Independent differences that are searched for."""
@@ -34,12 +37,15 @@ def explain(
     buffer_mismatch: Mapping[str, BufferChange],
     reference_outputs: Mapping[str, Array],
     port_outputs: Mapping[str, Array],
+    port_working_outputs: Mapping[str, Array],
+    verdict: str,
 ) -> Diagnosis:
     """See `pytest_fwcompare.diagnose.diagnose`."""
     from pytest_fwcompare.diagnose.gradients import explain_gradients
+    from pytest_fwcompare.diagnose.precision import explain_precision
     from pytest_fwcompare.diagnose.statistics import explain_buffers
 
-    sides = align_sides(
+    sides = Sides(
         reference_records,
         port_records,
         reference_parameters=reference_parameters,
@@ -47,10 +53,17 @@ def explain(
         port_outputs=port_outputs,
     )
     found = forward(sides)
+    if verdict in ("precision", "nonfinite"):
+        # The function is the same, so what differs in float64 is beside the point unless proved.
+        proved = [diagnosis for diagnosis in found if diagnosis.cause is not None]
+        found = proved or explain_precision(sides, port_working_outputs, verdict) or found
     if not found:
         found = explain_gradients(sides, parameter_gradient_mismatch, reference_layers)
     if not found:
         found = explain_buffers(sides, buffer_mismatch, reference_layers)
+    for tolerance in FINE:
+        # Rounding alone reaches such differences, so only a proved cause counts.
+        found = found or [d for d in forward(sides.at(tolerance)) if d.cause is not None]
     if not found:
         return Diagnosis()
     first = united(found, sides)
@@ -85,9 +98,9 @@ class Success:
     proof: Proof
 
     @property
-    def rank(self) -> tuple[bool, int]:
-        """Repairs that explain more are preferred."""
-        return self.proof.to_output, self.proof.hits
+    def rank(self) -> tuple[bool, int, float]:
+        """Repairs that explain more are preferred, then those that explain it more exactly."""
+        return self.proof.to_output, self.proof.hits, -max(self.proof.after, EXACT)
 
 
 def explain_place(
@@ -129,7 +142,7 @@ def _try_all(spot: Spot, late: bool, tried: list[str], deadline: float) -> Succe
             made = Success(spot, candidate, proof)
             if best is None or made.rank > best.rank:
                 best = made
-            if proof.to_output:
+            if proof.to_output and proof.after <= EXACT:
                 break
         if monotonic() > deadline:
             break
@@ -178,7 +191,11 @@ def spots(sides: Sides, replay: Replay, prover: Prover, place: int) -> Iterator[
     before the first result that is missing. And where the port fuses operations, the first
     missing one may be right.
     """
-    chain = [place, *_upstream(sides, replay, place), *_following(sides, place)]
+    passive = _upstream(sides, replay, place)
+    chain = [place, *passive, *_following(sides, place)]
+    # A port may compute the right value and then something more, so that it is found.
+    makers = {s for spot in [place, *passive] for s in sides.graph.inputs[spot]}
+    chain += [maker for maker in sorted(makers, reverse=True) if maker not in chain]
     for where in chain:
         operation = replay.operation(where)
         if operation is not None:

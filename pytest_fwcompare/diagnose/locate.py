@@ -12,8 +12,8 @@ from pytest_fwcompare.backends.base import Array, Recorded
 from pytest_fwcompare.diagnose.align import TOLERANCE, Alignment, Index, Match, match
 from pytest_fwcompare.diagnose.graph import Graph
 
-LADDER = (TOLERANCE, 1e-10, 1e-12)
-"""Tolerances tried in turn: a fault too small for one shows at the next."""
+FINE = (1e-8, 1e-10)
+"""Tolerances for faults too small for the usual one, tried where nothing else differs."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,13 @@ class Sides:
         other = copy(self)
         other.graph = self.graph.with_values(values)
         other.unknown = self.unknown | (self.graph.downstream(changed) - set(values))
+        other._align()
+        return other
+
+    def at(self, tolerance: float) -> Sides:
+        """The same sides aligned at another tolerance."""
+        other = copy(self)
+        other.tolerance = tolerance
         other._align()
         return other
 
@@ -205,31 +212,6 @@ class Sides:
         )
 
 
-def align_sides(
-    reference_records: Sequence[Recorded],
-    port_records: Sequence[Recorded],
-    *,
-    reference_parameters: Mapping[str, Array] | None = None,
-    reference_outputs: Mapping[str, Array] | None = None,
-    port_outputs: Mapping[str, Array] | None = None,
-) -> Sides:
-    """Both passes, aligned at the widest tolerance that shows a culprit; else at the widest."""
-    sides = []
-    for tolerance in LADDER:
-        made = Sides(
-            reference_records,
-            port_records,
-            reference_parameters=reference_parameters,
-            reference_outputs=reference_outputs,
-            port_outputs=port_outputs,
-            tolerance=tolerance,
-        )
-        if made.culprits():
-            return made
-        sides.append(made)
-    return sides[0]
-
-
 def locate(
     reference_records: Sequence[Recorded],
     port_records: Sequence[Recorded],
@@ -237,6 +219,7 @@ def locate(
     reference_parameters: Mapping[str, Array] | None = None,
     reference_outputs: Mapping[str, Array] | None = None,
     port_outputs: Mapping[str, Array] | None = None,
+    tolerance: float = TOLERANCE,
 ) -> list[Location]:
     """The places where the forward passes part, in execution order; empty if they do not.
 
@@ -246,12 +229,14 @@ def locate(
         reference_parameters: float64 values by parameter name.
         reference_outputs: float64 outputs by name.
         port_outputs: the same of the port.
+        tolerance: of the alignment.
     """
-    sides = align_sides(
+    sides = Sides(
         reference_records,
         port_records,
         reference_parameters=reference_parameters,
         reference_outputs=reference_outputs,
         port_outputs=port_outputs,
+        tolerance=tolerance,
     )
     return [sides.location(place) for place in sides.culprits()]

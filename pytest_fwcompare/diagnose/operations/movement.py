@@ -172,9 +172,11 @@ def pad(x: Array, widths: Any, mode: str = "constant", fill: float = 0.0) -> Arr
         slice(max(-b, 0), s - max(-a, 0)) for (b, a), s in zip(widths, x.shape, strict=True)
     )
     grow = [(max(b, 0), max(a, 0)) for b, a in widths]
+    cropped: Array = x[crop]
     if PAD_MODES[mode] == "constant":
-        return np.pad(x[crop], grow, constant_values=fill)
-    return np.pad(x[crop], grow, mode=PAD_MODES[mode])  # type: ignore[call-overload,no-any-return]
+        return np.asarray(np.pad(cropped, grow, constant_values=fill))
+    made: Array = np.pad(cropped, grow, mode=PAD_MODES[mode])  # type: ignore[call-overload]
+    return made
 
 
 def _one(x: Array, options: Mapping[str, Any]) -> Array:
@@ -202,7 +204,8 @@ def _one(x: Array, options: Mapping[str, Any]) -> Array:
         made = x[tuple(slice(0, size) for size in options["shape"])]
         return made
     if move == "stride":
-        return x[tuple(slice(None, None, step) for step in options["steps"])]
+        made = x[tuple(slice(None, None, step) for step in options["steps"])]
+        return made
     if move == "broadcast":
         return np.broadcast_to(x, options["shape"])
     if move == "tile":

@@ -130,7 +130,7 @@ def _kernel(distance: Array, mode: str) -> Array:
     """Weight of a sample at that distance: Keys' cubic, or the triangle."""
     d = np.abs(distance)
     if mode == "linear":
-        return np.maximum(1.0 - d, 0.0)
+        return np.asarray(np.maximum(1.0 - d, 0.0))
     a = -0.75 if mode == "cubic" else -0.5
     near = (a + 2) * d**3 - (a + 3) * d**2 + 1
     far = a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a

@@ -93,9 +93,10 @@ def parameters(spot: Spot) -> Iterator[Candidate]:
         def leaky(slope: float) -> Array:
             return np.where(x[0] >= 0, x[0], slope * x[0])
 
-        for slope, value in spot.prover.solve(leaky, PARAMETERS["leaky_relu"]["negative_slope"]):
-            text = f"slope={slope:.10g} below 0 (reference 0)"
-            yield Candidate("activation-parameter", text, {spot.place: value})
+        slopes = PARAMETERS["leaky_relu"]["negative_slope"]
+        for found, changed in spot.prover.solve(leaky, slopes):
+            text = f"slope={found:.10g} below 0 (reference 0)"
+            yield Candidate("activation-parameter", text, {spot.place: changed})
 
 
 def _short_constants(spot: Spot) -> Iterator[Candidate]:
@@ -150,10 +151,11 @@ def _rational_tanh(spot: Spot, x: Array) -> Iterator[Candidate]:
         value = np.asarray(ACTIVATIONS["pade_tanh"](x, order, limited))
         yield Candidate("activation-variant", text, {spot.place: value})
     for order in (1, 2, 3):
-        coefficients = (1.0, -1 / 3, 2 / 15, -17 / 315)[: order + 1]
-        value = sum(c * x ** (2 * k + 1) for k, c in enumerate(coefficients))
+        series = np.zeros_like(x)
+        for k, coefficient in enumerate((1.0, -1 / 3, 2 / 15, -17 / 315)[: order + 1]):
+            series = series + coefficient * x ** (2 * k + 1)
         text = f"tanh by its series to the power {2 * order + 1}"
-        yield Candidate("activation-variant", text, {spot.place: np.asarray(value)})
+        yield Candidate("activation-variant", text, {spot.place: series})
     clipped = np.clip(x, -1.0, 1.0)
     yield Candidate("activation-variant", "tanh as a clip to 1", {spot.place: clipped})
 

@@ -79,7 +79,8 @@ class Spot:
         """
 
         def family(number: float) -> Array | None:
-            return attempt(self.operation, **{option: number}, **fixed)
+            changes: dict[str, Any] = {option: number, **fixed}
+            return attempt(self.operation, None, **changes)
 
         for number, value in self.prover.solve(family, grid):
             text = f"{label}={number:.10g} (reference {show(reference)})"

@@ -31,7 +31,7 @@ def statistics(spot: Spot) -> Iterator[Candidate]:
     options = spot.operation.options
     x = spot.operation.arguments[0]
     mean, variance = options.get("mean"), options.get("variance")
-    if variance is not None:
+    if variance is not None and mean is not None:
         cause = "running-statistics"
         yield from spot.change(
             cause, "statistics of the batch instead of the running ones", mean=None, variance=None

@@ -93,15 +93,13 @@ def alike(spot: Spot) -> list[int]:
 
 def order_cause(spot: Spot) -> str:
     """What a wrong order is called there."""
-    near = [
-        record.operation
-        for place, record in enumerate(spot.graph.records)
-        if record.path == spot.record.path and abs(place - spot.place) < 14
-    ]
-    if {"sin", "cos"} & set(near):
-        return "position"
-    upstream = spot.graph.upstream([spot.place])
-    if any(spot.graph.records[place].operation in ("sin", "cos") for place in upstream):
+    linked = spot.graph.upstream([spot.place]) | spot.graph.downstream([spot.place])
+    near = {
+        spot.graph.records[place].operation
+        for place in linked
+        if spot.graph.records[place].path == spot.record.path
+    }
+    if {"sin", "cos"} & near:
         return "position"
     if "softmax" in near:
         return "head-split"

@@ -178,7 +178,6 @@ def masked_steps(spot: Spot) -> Iterator[Candidate]:
     batch, time = x.shape[:2] if batch_first else x.shape[1::-1]
     for place in sorted(spot.graph.upstream([spot.place])):
         record = spot.graph.records[place]
-        tokens = record.arguments[0] if record.arguments else record.value
         lookup = spot.replay.operation(place)
         if lookup is None or lookup.kind != "embedding":
             continue
@@ -210,10 +209,17 @@ def _with_means(
             continue
         if spot.place not in values or after.options["function"] != "mean":
             continue
-        every = weights[..., None].astype(float)
-        total = np.maximum(every.sum(axis=time), 1e-300)
-        mean = (values[spot.place] * every).sum(axis=time) / total
-        if after.options["keepdims"]:
-            mean = np.expand_dims(mean, time)
-        text = f"{text}, in the mean over time as well"
-        yield Candidate("mask", text, {**values, consumer: mean}, culprit=culprit)
+        every = np.broadcast_to(weights[..., None], values[spot.place].shape).astype(float)
+        half = every.shape[-1] // 2
+        # A backward direction may hand out its steps in the order it made them, while the mask
+        # keeps the order of time.
+        turned = np.concatenate(
+            [every[..., :half], np.flip(every[..., half:], axis=time)], axis=-1
+        )
+        for told, counted in (("", every), (", the backward ones in reversed order", turned)):
+            total = np.maximum(counted.sum(axis=time), 1e-300)
+            mean = (values[spot.place] * counted).sum(axis=time) / total
+            if after.options["keepdims"]:
+                mean = np.expand_dims(mean, time)
+            words = f"{text}, in the mean over time as well{told}"
+            yield Candidate("mask", words, {**values, consumer: mean}, culprit=culprit)

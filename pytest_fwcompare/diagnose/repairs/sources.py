@@ -50,7 +50,7 @@ def residual(spot: Spot) -> Iterator[Candidate]:
         if x.shape == y.shape == spot.record.value.shape:
 
             def family(c: float, x: Array = x, y: Array = y) -> Array:
-                return c * x + y
+                return np.asarray(c * x + y)
 
             for factor, value in spot.prover.solve(family, [-2.0, -1.0, 1e-6, 0.999, 1.001, 8.0]):
                 text = f"one summand scaled by {factor:.10g} (reference 1)"
