@@ -10,8 +10,8 @@ import numpy as np
 from pytest_fwcompare.backends.base import Array, Placement, Side
 from pytest_fwcompare.backends.registry import require
 from pytest_fwcompare.errors import ModelError, UsageError
-from pytest_fwcompare.networks.base import ParameterSpec
 from pytest_fwcompare.networks.graph import Network
+from pytest_fwcompare.networks.random import random_parameters
 
 
 def build_identical(
@@ -46,7 +46,7 @@ def build_identical(
             f"fwcompare_build: expected a network described with pytest_fwcompare.networks, got "
             f"{type(network).__name__}"
         )
-    canonical = canonical_values(network, seed)
+    canonical = random_parameters(network, seed)
     if unknown := sorted(set(values or ()) - set(canonical)):
         raise UsageError(
             f"{network.name}: no parameter {unknown[0]!r}; the parameters are "
@@ -89,37 +89,3 @@ def fill(side: Side, placements: Iterable[Placement], canonical: Mapping[str, Ar
                 f"parameter {name!r} of shape {value.shape} does not hold the values that were "
                 f"written to it",
             )
-
-
-def canonical_values(network: Network, seed: int) -> dict[str, Array]:
-    """Random weights of a described network, well-conditioned, none at its default.
-
-    Zero biases would hide the order of gates, unit variances a swapped pair of buffers.
-
-    Args:
-        network: the description.
-        seed: two equal seeds give equal weights.
-
-    Returns:
-        float64 arrays, exact in float32, by "layer.parameter".
-    """
-    rng = np.random.default_rng([seed, 11])
-    return {
-        name: draw(spec, rng).astype(np.float32).astype(np.float64)
-        for name, spec in network.parameters().items()
-    }
-
-
-def draw(spec: ParameterSpec, rng: np.random.Generator) -> Array:
-    """One parameter: kernels keep the scale of what passes, variances are positive."""
-    normal: Array = rng.standard_normal(spec.shape)
-    if spec.role == "kernel":
-        normal /= max(spec.fan_in, 1) ** 0.5
-        return normal
-    if spec.role == "table":
-        return normal
-    if spec.role in ("scale", "variance"):
-        return rng.uniform(0.5, 1.5, spec.shape)
-    if spec.role == "slope":
-        return rng.uniform(0.05, 0.5, spec.shape)
-    return 0.3 * normal
