@@ -1,8 +1,9 @@
 """Weights: parameter trees, documented layouts, the mapping from reference to port."""
 
-from pytest_fwcompare.weights.automatic import automatic_mapping, candidates
+from pytest_fwcompare.weights.automatic import automatic_mapping
 from pytest_fwcompare.weights.copying import mapping_by_copy
 from pytest_fwcompare.weights.explicit import explicit_mapping
+from pytest_fwcompare.weights.guess import candidates
 from pytest_fwcompare.weights.mapping import Evidence, Link, Mapping
 from pytest_fwcompare.weights.randomise import randomise
 

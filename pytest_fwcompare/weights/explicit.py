@@ -14,8 +14,8 @@ from pytest_fwcompare.errors import MappingError
 from pytest_fwcompare.weights import mapping as plain
 from pytest_fwcompare.weights.automatic import automatic_mapping
 from pytest_fwcompare.weights.conventions import Slot
+from pytest_fwcompare.weights.conversions import conversions
 from pytest_fwcompare.weights.copying import FIRST
-from pytest_fwcompare.weights.pairs import conversions
 from pytest_fwcompare.weights.recognise import recognise
 from pytest_fwcompare.weights.transforms import Identity, Transform, Transpose, shape_of
 from pytest_fwcompare.weights.trees import units

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pytest_fwcompare.weights.assign import FORBIDDEN, hungarian
-from pytest_fwcompare.weights.conventions import Atoms, Slot, role_word
+from pytest_fwcompare.weights.conventions import Atoms, Slot
+from pytest_fwcompare.weights.conversions import MOST_LAYOUTS, conversions, slot_cost
 from pytest_fwcompare.weights.transforms import (
     Assemble,
     Blocks,
@@ -19,23 +19,14 @@ from pytest_fwcompare.weights.transforms import (
     Each,
     Identity,
     Parallel,
-    Reshape,
     Sum,
     Take,
     Transform,
-    Transpose,
     Zeros,
-    compose,
     invert,
 )
 from pytest_fwcompare.weights.trees import Unit
 from pytest_fwcompare.weights.words import template, words
-
-MOST_LAYOUTS = 6
-"""Axis orders considered for one parameter of unknown layout."""
-
-UNDOCUMENTED = "same shape, layout of neither side documented"
-"""Reason of a guess that neither side's layer class supports."""
 
 MISSING = {"kernel": 3.0, "embedding": 3.0, "mean": 0.8, "variance": 0.8, "bias": 0.6}
 """Cost of leaving a parameter of a role alone; 0.8 for others."""
@@ -65,88 +56,6 @@ class Pairing:
     cost: float
     left_reference: dict[str, str] = field(default_factory=dict)
     left_port: dict[str, str] = field(default_factory=dict)
-
-
-# One parameter against one ---------------------------------------------------------------------
-
-
-def conversions(reference: Slot, port: Slot) -> tuple[tuple[Transform, str], ...]:
-    """Transforms from one parameter to the other, the likeliest first; none if they do not fit."""
-    if reference.size != port.size:
-        return ()
-    if len(reference.shape) <= 1 and len(port.shape) <= 1:
-        return (_canonical(reference, port),)
-    documented = reference.certain and port.certain
-    if documented and {reference.form, port.form} == {"convolution", "transposed"}:
-        return ()
-    fits = _trim(reference.shape) == _trim(port.shape)
-    if documented:
-        return (_canonical(reference, port),) if fits else ()
-    found = [_canonical(reference, port)] if fits else []
-    if (
-        not reference.certain
-        and not port.certain
-        and reference.native == port.native
-        and role_word(reference.parameter) == role_word(port.parameter)
-    ):
-        found.insert(0, (Identity(), UNDOCUMENTED))
-    for option in _permutations(reference, port):
-        if all(option[0] != known for known, _ in found):
-            found.append(option)
-    return tuple(found[:MOST_LAYOUTS])
-
-
-def _trim(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A canonical kernel shape without kernel axes of one cell: a 1x1 convolution is linear."""
-    while len(shape) > 2 and shape[-1] == 1:
-        shape = shape[:-1]
-    return shape
-
-
-def _canonical(reference: Slot, port: Slot) -> tuple[Transform, str]:
-    """By way of the canonical layout."""
-    steps = compose(
-        reference.native,
-        reference.steps,
-        Reshape(port.shape),
-        invert(port.steps, port.native),
-    )
-    return steps, "" if isinstance(steps, Identity) else "by the documented layouts"
-
-
-def _permutations(reference: Slot, port: Slot) -> list[tuple[Transform, str]]:
-    """All axis orders that fit, singleton axes aside; the fewest moves first."""
-    own = tuple(length for length in reference.native if length != 1)
-    wanted = tuple(length for length in port.native if length != 1)
-    if sorted(own) != sorted(wanted) or len(own) > 5:
-        return []
-    fitting = [
-        axes
-        for axes in itertools.permutations(range(len(own)))
-        if tuple(own[axis] for axis in axes) == wanted
-    ]
-    return [
-        (
-            compose(reference.native, Reshape(own), Transpose(axes), Reshape(port.native)),
-            "the axis order that fits" if len(fitting) == 1 else "an axis order that fits",
-        )
-        for axes in fitting
-    ]
-
-
-def slot_cost(reference: Slot, port: Slot) -> float:
-    """How unlikely it is that two parameters are one, names aside."""
-    if not conversions(reference, port):
-        return FORBIDDEN
-    cost = 0.0 if reference.certain and port.certain else 0.05
-    if reference.parameter.trainable != port.parameter.trainable:
-        cost += 0.2
-    roles = {reference.role, port.role}
-    if len(roles) == 1:
-        return cost
-    if "other" in roles or roles == {"kernel", "embedding"}:
-        return cost + 0.3
-    return FORBIDDEN if reference.certain and port.certain else cost + 0.8
 
 
 # Blocks: gates and fused projections -----------------------------------------------------------
