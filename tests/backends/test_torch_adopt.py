@@ -85,7 +85,7 @@ def test_what_cannot_be_had_is_said():
         UsageError, match=r"torch: no working dtype 'int8'; its dtypes are float32"
     ):
         backend.adopt(model, dtype="int8", device="cpu", mode="eager", own=False)
-    with pytest.raises(UsageError, match=r"torch: no mode 'fast'; its modes are eager"):
+    with pytest.raises(UsageError, match=r"torch: no mode 'fast'; its modes are eager, graph"):
         backend.adopt(model, dtype="float32", device="cpu", mode="fast", own=False)
     with pytest.raises(UsageError, match=r"torch: no device 'tpu'; expected one of cpu, cuda"):
         backend.adopt(model, dtype="float32", device="tpu", mode="eager", own=False)
@@ -297,6 +297,40 @@ def test_a_random_model_shows_it_in_inference_and_repeats_itself_in_training():
     assert (trained[0] == 0).any()
     assert np.array_equal(trained[0], trained[1])
     assert np.array_equal(trained[0], trained[2])
+
+
+@pytest.mark.parametrize("mode", ["graph", pytest.param("compiled", marks=pytest.mark.slow)])
+def test_a_captured_model_gives_the_same_in_every_shape(mode):
+    backend = registry.backend("torch")
+    model = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.GELU())
+    eager, other = (
+        backend.adopt(model, dtype="float32", device="cpu", mode=kind, own=False)
+        for kind in ("eager", mode)
+    )
+    graphs = torch._dynamo.utils.counters["stats"]
+    captured = graphs["unique_graphs"]
+    for size in (3, 4, 1):
+        value = argument(np.random.default_rng(size).normal(size=(size, 4)))
+        expected, obtained = (s.forward([value], precision="working") for s in (eager, other))
+        left, right = (d.backward({"output": np.ones((size, 3))}) for d in (expected, obtained))
+        assert np.allclose(expected.outputs["output"], obtained.outputs["output"], atol=1e-6)
+        assert np.allclose(left.inputs["x"], right.inputs["x"], atol=1e-6)
+        for name, gradient in left.parameters.items():
+            assert np.allclose(gradient, right.parameters[name], atol=1e-5)
+    # One graph for the first size, one for any size, one for the size 1.
+    assert 1 <= graphs["unique_graphs"] - captured <= 3
+    shadows = [
+        s.forward([argument()], precision="double").outputs["output"] for s in (eager, other)
+    ]
+    assert np.array_equal(*shadows)
+
+
+def test_a_missing_compiler_is_said(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    with pytest.raises(FrameworkUnavailable, match=r"mode 'compiled' .* needs a C\+\+ compiler"):
+        registry.backend("torch").adopt(
+            nn.Linear(1, 1), dtype="float32", device="cpu", mode="compiled", own=False
+        )
 
 
 def test_the_stopwatch_runs_bare_calls():

@@ -20,7 +20,7 @@ class TorchBackend(Backend):
     name = "torch"
     distribution = "torch"
     imports = ("torch",)
-    modes = ("eager",)
+    modes = ("eager", "graph", "compiled")
     dtypes = ("float32", "float64", "float16", "bfloat16")
 
     def version(self) -> str:
@@ -84,6 +84,11 @@ class TorchBackend(Backend):
             )
         if mode not in self.modes:
             raise UsageError(f"torch: no mode {mode!r}; its modes are {', '.join(self.modes)}")
+        if mode == "compiled":
+            from pytest_fwcompare.backends.torch.modes import missing_compiler
+
+            if reason := missing_compiler(device):
+                raise FrameworkUnavailable(f"torch: mode 'compiled' was asked for, but {reason}")
         kind = device.partition(":")[0]
         if kind not in self.devices:
             raise UsageError(

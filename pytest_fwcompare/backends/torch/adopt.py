@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -22,6 +22,7 @@ from pytest_fwcompare.backends.base import (
 )
 from pytest_fwcompare.backends.torch.exposed import gradients
 from pytest_fwcompare.backends.torch.flatten import flatten
+from pytest_fwcompare.backends.torch.modes import runner, running
 from pytest_fwcompare.backends.torch.shadow import Float64Mode
 from pytest_fwcompare.backends.torch.twin import (
     DTYPES,
@@ -52,7 +53,7 @@ class TorchSide(Side):
         model: the user's module; it is copied unless `own`.
         dtype: working dtype.
         device: "cpu" or "cuda[:N]".
-        mode: "eager".
+        mode: "eager", "graph" or "compiled"; the float64 shadow is always run eagerly.
         own: True if the module may be cast, moved and changed.
 
     Raises:
@@ -68,6 +69,7 @@ class TorchSide(Side):
         self.rounded_constants: list[str] = []
         self._frozen = frozen_names(plain)
         self.model = (prepare if own else twin_of)(plain, self.dtype, self.device)
+        self.runner = runner(self.model, mode)
         self._double: torch.nn.Module | None = None
         self._names: dict[int, str] = {}
         self._lifted: dict[int, tuple[Any, int, Any]] = {}
@@ -198,7 +200,7 @@ class TorchPass(Pass):
             if recorder is not None:
                 recorder.start(self._inputs, copies)
             try:
-                result = side.twin(precision)(*positional, **keywords)
+                result = self._runner()(*positional, **keywords)
             finally:
                 if recorder is not None:
                     recorder.stop()
@@ -246,6 +248,13 @@ class TorchPass(Pass):
         recorder = self._recorder()
         return [] if recorder is None else recorder.records()
 
+    def _runner(self) -> Callable[..., Any]:
+        """What is called: a shadow is run as it is, in whatever mode the side is."""
+        if self._mode is None:
+            return self._side.runner
+        twin: Callable[..., Any] = self._side.twin("double")
+        return twin
+
     def _recorder(self) -> Recorder | None:
         """The mode, if it records."""
         mode: Any = self._mode
@@ -265,7 +274,7 @@ class TorchPass(Pass):
                     shadow_of=None if self._mode is None else side.dtype,
                     seed=TRAINING_SEED if self._training else None,
                 ) as copies,
-                self._mode or contextlib.nullcontext(),
+                self._mode or running(side.mode),
             ):
                 yield copies
         except (FwcompareError, Warning):

@@ -10,6 +10,7 @@ import torch
 
 from pytest_fwcompare.backends.base import Argument, Array, Stopwatch
 from pytest_fwcompare.backends.torch.flatten import flatten
+from pytest_fwcompare.backends.torch.modes import running
 
 if TYPE_CHECKING:
     from pytest_fwcompare.backends.torch.adopt import TorchSide
@@ -19,12 +20,12 @@ def stopwatch(
     side: TorchSide, arguments: Sequence[Argument], cotangents: Mapping[str, Array] | None
 ) -> Stopwatch:
     """Calls on tensors made beforehand, in working precision, with torch's default settings."""
-    model = side.model
+    model, mode = side.runner, side.mode
     positional, keywords = side.tensors(arguments, "working", cotangents is not None)
     synchronise = _synchroniser(side.device)
 
     def forward() -> None:
-        with torch.no_grad():
+        with running(mode), torch.no_grad():
             model(*positional, **keywords)
         synchronise()
 
@@ -39,7 +40,8 @@ def stopwatch(
     wanted = [*(t for t in tensors if t.is_floating_point()), *held]
 
     def run() -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        outputs, _ = flatten(model(*positional, **keywords))
+        with running(mode):
+            outputs, _ = flatten(model(*positional, **keywords))
         named = [n for n in seeds if outputs[n].requires_grad]
         return [outputs[n] for n in named], [seeds[n].to(outputs[n].dtype) for n in named]
 

@@ -1,0 +1,56 @@
+"""How a twin is run: as it is, captured as a graph, or compiled."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+BACKENDS = {"graph": "aot_eager", "compiled": "inductor"}
+"""What `torch.compile` does after it has captured the graph: run its operations, or compile."""
+
+RECOMPILATIONS = 64
+"""Shapes, modes and precisions after which torch would go back to eager calls in silence."""
+
+
+def missing_compiler(device: str) -> str | None:
+    """Why nothing can be compiled for the device, or None."""
+    wanted = os.environ.get("CXX", "g++")
+    if device == "cpu" and not any(map(shutil.which, (wanted, "g++", "clang++", "cl"))):
+        return "torch.compile needs a C++ compiler (g++ or clang++) and found none"
+    return None
+
+
+def runner(model: torch.nn.Module, mode: str) -> Callable[..., Any]:
+    """The model as that mode runs it; compilation waits for the first call."""
+    called: Callable[..., Any] = model
+    if mode != "eager":
+        with _quiet():
+            called = torch.compile(model, backend=BACKENDS[mode])
+    return called
+
+
+@contextlib.contextmanager
+def running(mode: str) -> Iterator[None]:
+    """Around a call of what `runner` gave."""
+    if mode == "eager":
+        yield
+        return
+    import torch._dynamo
+
+    with _quiet(), torch._dynamo.config.patch(recompile_limit=RECOMPILATIONS):
+        yield
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the deprecations that torch's own compiler trips over when it is imported."""
+    with warnings.catch_warnings():
+        for kind in (DeprecationWarning, FutureWarning, UserWarning):
+            warnings.filterwarnings("ignore", category=kind, module=r"torch(\.|$)")
+        yield
