@@ -13,11 +13,11 @@ from jax import numpy as jnp  # noqa: E402
 from pytest_fwcompare.backends.base import Argument  # noqa: E402
 from pytest_fwcompare.backends.jax import JaxBackend  # noqa: E402
 from pytest_fwcompare.backends.numpy import NumpyBackend  # noqa: E402
-from pytest_fwcompare.building import canonical_values, fill  # noqa: E402
 from pytest_fwcompare.conformance.cases import CASES, covered  # noqa: E402
 from pytest_fwcompare.errors import ModelError  # noqa: E402
 from pytest_fwcompare.networks import Sequential  # noqa: E402
 from pytest_fwcompare.networks import layers as nn  # noqa: E402
+from pytest_fwcompare.networks.random import random_parameters  # noqa: E402
 
 JAX, NUMPY = JaxBackend(), NumpyBackend()
 
@@ -38,9 +38,12 @@ def chosen():
 def opened(backend, network, values, precision, dtype):
     built = backend.build(network, dtype=dtype)
     side = backend.adopt(built.model, dtype=dtype, device="cpu", mode="eager", own=False)
-    fill(side, built.placements, values)
-    for parameter, value in side.read().items():
-        side.load({parameter: value.astype(float)}, precision)
+    native = {
+        placed.parameter: placed.transform.apply(*(values[name] for name in placed.sources))
+        for placed in built.placements
+    }
+    for each in ("working", precision):
+        side.load(native, each)
     return side
 
 
@@ -61,7 +64,7 @@ def test_the_cases_have_every_layer():
 @pytest.mark.parametrize("case", list(chosen()), ids=lambda case: case.name)
 def test_layers_equal_the_reference(case):
     network = case.network()
-    values = canonical_values(network, 0)
+    values = random_parameters(network, 0)
     port = opened(JAX, network, values, "double", "float32")
     reference = opened(NUMPY, network, values, "double", "float64")
     inputs = case.inputs(case.sizes[0])
@@ -133,7 +136,7 @@ def test_parameters_are_in_the_order_of_the_description():
 
 def test_a_training_step_equals_the_reference():
     described = network()
-    values = canonical_values(described, 0)
+    values = random_parameters(described, 0)
     port = opened(JAX, described, values, "double", "float32")
     reference = opened(NUMPY, described, values, "double", "float64")
     inputs = {"x": np.random.default_rng(0).standard_normal((4, 6))}

@@ -186,6 +186,18 @@ def test_narrow_code_is_recorded_wide():
     np.testing.assert_array_equal(records[1].value, expected)
 
 
+def test_code_that_insists_on_float32_is_recorded_too():
+    rnn = nnx.RNN(nnx.GRUCell(3, 4, rngs=nnx.Rngs(0)))  # its state is made in float32
+    passed, found, side = record(rnn, X[None])
+    plain = side.forward([Argument("x", X[None])], precision="double")
+    np.testing.assert_array_equal(passed.outputs["output"], plain.outputs["output"])
+    working = side.forward([Argument("x", X[None])], precision="working")
+    error = np.abs(working.outputs["output"] - plain.outputs["output"]).max()
+    assert 0 < error < 1e-6
+    assert "scan" in [r.operation for r in passed.recorded()]
+    assert found.parameters["cell.dense_h.kernel"].dtype == np.float64
+
+
 def test_only_double_passes_are_recorded():
     side = JaxBackend().adopt(
         make_network(), dtype="float32", device="cpu", mode="eager", own=True

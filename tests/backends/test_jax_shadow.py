@@ -106,7 +106,22 @@ def switch(x, w, dtype):
     return jax.lax.switch(jnp.int32(x.shape[0] - 3), branches, x @ w)
 
 
+def insisting(x, w, dtype):
+    """Traces in one dtype only: the state is made in it, and the body casts nothing."""
+
+    def step(carry, row):
+        carry = jnp.tanh(carry @ w + row) * 0.1 + jax.nn.relu(row)
+        return carry, wide_sine(carry) / np.sqrt(2)
+
+    last, every = jax.lax.scan(step, jnp.zeros(3, dtype), x)
+    return every + last
+
+
 CASES = {
+    "insisting": (
+        lambda x, w: insisting(x, w, F32),
+        lambda x, w: insisting(x, w, jnp.float64),
+    ),
     "cast": (lambda x, w: jnp.sin(x.astype(F32) @ w), lambda x, w: jnp.sin(x @ w)),
     "half": (lambda x, w: (x.astype(F16) @ w.astype(F16)).astype(F32), lambda x, w: x @ w),
     "bfloat16": (lambda x, w: (x @ w).astype(BF16) * 3, lambda x, w: (x @ w) * 3),
@@ -181,6 +196,7 @@ def test_narrow_code_is_widened(name):
     narrow, clean = CASES[name]
     found, side = double(narrow)
     expected, _ = double(clean)
+    assert jax.config.jax_enable_x64 is False
     assert [array.dtype for array in found] == [np.float64] * 3
     assert gap(found, expected) < 1e-14
     assert side.leaks == []

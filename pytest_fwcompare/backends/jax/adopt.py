@@ -19,7 +19,7 @@ from pytest_fwcompare.backends.base import (
     Side,
     Stopwatch,
 )
-from pytest_fwcompare.backends.jax.models import Twin, Values, is_float
+from pytest_fwcompare.backends.jax.models import Twin, Values, has_numbers, is_float
 from pytest_fwcompare.backends.jax.modes import x64
 from pytest_fwcompare.backends.jax.outputs import Outputs
 from pytest_fwcompare.backends.jax.passes import JaxPass, to_numpy
@@ -64,9 +64,12 @@ class JaxSide(Side):
         self._own: dict[Precision, Values] = {}
         self._unwritten: Values = {}
         self._programs: dict[Any, Callable[..., Any]] = {}
-        self._others = {
-            name: value for name, value, _ in self.twin.leaves() if not is_float(value)
-        }
+        with self.context("working"):
+            self._others = {
+                name: self._array(value, "working")
+                for name, value, _ in self.twin.leaves()
+                if not is_float(value)
+            }
 
     def prepare(self, arguments: Sequence[Argument]) -> None:
         with self.errors("forward"), self.context("working"):
@@ -96,9 +99,10 @@ class JaxSide(Side):
 
     def read(self) -> dict[str, Array]:
         _ = self.model  # writes what was loaded
-        if self.twin.structure() != self._structure:
-            # The user's copy function changed more than arrays.
-            self._adopt()
+        with contextlib.suppress(ValueError):  # arrays among static fields have no one truth
+            if self.twin.structure() != self._structure:
+                # The user's copy function changed more than arrays.
+                self._adopt()
         self._own = {}
         held = {name: value for name, value, _ in self.twin.leaves()}
         return {p.name: to_numpy(held[p.name]) for p in self._parameters}
@@ -141,11 +145,17 @@ class JaxSide(Side):
 
     def _array(self, value: Any, precision: Precision) -> Any:
         """An array on the device; floats in the dtype of the precision, long integers short."""
+        dtype = self._dtype_of(precision)
+        if not has_numbers(value):
+            return value
+        ready = isinstance(value, jax.Array) and value.dtype == dtype
+        if ready and value.devices() == {self.device}:
+            return value
         array = np.asarray(value)
         if is_float(array):
             if array.dtype.kind == "c":
                 return jax.numpy.asarray(array)
-            return jax.numpy.asarray(array, self._dtype_of(precision))
+            return jax.numpy.asarray(array, dtype)
         short = {"int64": np.int32, "uint64": np.uint32}.get(str(array.dtype))
         return jax.numpy.asarray(array if short is None else array.astype(short))
 

@@ -29,6 +29,12 @@ def is_float(value: Any) -> bool:
     return is_array(value) and jax.dtypes.issubdtype(value.dtype, np.inexact)
 
 
+def has_numbers(value: Any) -> bool:
+    """False for random keys, which are no numbers."""
+    dtype = getattr(value, "dtype", None)
+    return dtype is None or not jax.dtypes.issubdtype(dtype, jax.dtypes.extended)
+
+
 def key_text(key: Any) -> str:
     """One step of a key path as a word: .conv, [0], ['scale']."""
     for attribute in ("name", "idx", "key"):
@@ -310,8 +316,8 @@ class NetworkTwin(Twin):
         if not own:
             self.model = dataclasses.replace(
                 network,
-                params=copy.deepcopy(network.params),
-                buffers=copy.deepcopy(network.buffers),
+                params=twin_copy(network.params),
+                buffers=twin_copy(network.buffers),
             )
         self.draws = np.zeros((), np.uint32)
 
@@ -374,6 +380,21 @@ class NetworkTwin(Twin):
         return name, self.model.network.layers.get(name)
 
 
+def twin_copy(tree: Any) -> Any:
+    """A copy whose containers and modules may be changed in place.
+
+    JAX arrays cannot be changed, so they are shared: the copy of a large model costs nothing.
+    """
+    leaves, structure = jax.tree_util.tree_flatten(tree)
+    shared = {id(leaf): leaf for leaf in leaves if isinstance(leaf, jax.Array)}
+    try:
+        return copy.deepcopy(tree, shared)
+    except Exception:
+        # Something in it cannot be copied (a lock, a generator): containers are made anew.
+        fresh = [leaf.copy() if isinstance(leaf, np.ndarray) else leaf for leaf in leaves]
+        return jax.tree_util.tree_unflatten(structure, fresh)
+
+
 def twin_of(kind: str, model: Any, own: bool) -> Twin:
     """A twin of a model of that kind; the model itself where it need not be preserved."""
     if kind in ("nnx", "linen"):
@@ -381,8 +402,8 @@ def twin_of(kind: str, model: Any, own: bool) -> Twin:
 
         return flax_twin(kind, model, own)
     if kind == "equinox":
-        return EquinoxTwin(model if own else copy.deepcopy(model))
+        return EquinoxTwin(model if own else twin_copy(model))
     if kind == "network":
         return NetworkTwin(model, own)
     function, tree = model
-    return TreeTwin(tree if own else copy.deepcopy(tree), function)
+    return TreeTwin(tree if own else twin_copy(tree), function)

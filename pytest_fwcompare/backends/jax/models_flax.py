@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from pytest_fwcompare.backends.jax.models import (
     key_text,
     options_of,
     path_name,
+    twin_copy,
 )
 
 TRAINING_FLAGS = {
@@ -240,4 +240,4 @@ def flax_twin(kind: str, model: Any, own: bool) -> Twin:
         return NnxTwin(model if own else nnx.clone(model), model)
     module, variables = model
     variables = dict(variables) if isinstance(variables, Mapping) else variables
-    return LinenTwin(module, variables if own else copy.deepcopy(variables))
+    return LinenTwin(module, variables if own else twin_copy(variables))

@@ -13,10 +13,10 @@ import numpy as np
 from jax.extend import core
 
 from pytest_fwcompare.backends.base import Argument, Array, Gradients, Recorded
-from pytest_fwcompare.backends.jax.models import is_float, options_of, plain
+from pytest_fwcompare.backends.jax.models import has_numbers, is_float, options_of, plain
 from pytest_fwcompare.backends.jax.outputs import Outputs
 from pytest_fwcompare.backends.jax.passes import JaxPass, to_numpy
-from pytest_fwcompare.backends.jax.shadow import INLINED, Lift, body
+from pytest_fwcompare.backends.jax.shadow import INLINED, Lift, body, traced
 from pytest_fwcompare.backends.jax.watch import MARK, scope_path, submodules, watched
 
 if TYPE_CHECKING:
@@ -305,12 +305,6 @@ class RecordedPass(JaxPass):
             )
 
 
-def has_numbers(value: Any) -> bool:
-    """False for random keys, which are no numbers."""
-    dtype = getattr(value, "dtype", None)
-    return dtype is None or not jax.dtypes.issubdtype(dtype, jax.dtypes.extended)
-
-
 def record_pass(side: JaxSide, arguments: Sequence[Argument], training: bool) -> RecordedPass:
     """Run a side in float64 and record its equations. Called within its double context."""
     trained, floats, fixed, call = side.given(arguments, "double")
@@ -319,14 +313,15 @@ def record_pass(side: JaxSide, arguments: Sequence[Argument], training: bool) ->
         return side.function(training)({**fixed, **trained}, *call.filled(floats))
 
     with watched(side.twin):
-        jaxpr, shape = jax.make_jaxpr(function, return_shape=True)(trained, floats, fixed, call)
-    structure = jax.tree_util.tree_structure(shape)
+        lift = Lift()
+        jaxpr, structure = traced(function, lift, trained, floats, fixed, call)
     options = {path: options_of(module) for path, module in submodules(side.twin.root)}
     options |= {p.layer: dict(p.options) for p in side.parameters() if p.layer not in options}
     recorders: list[Recorder] = []
 
     def run(trained: Any, floats: Any, nudges: Any, fixed: Any, call: Any) -> Any:
         recorder = Recorder(nudges, options)
+        recorder.as_written = lift.as_written
         recorders.append(recorder)
         given = [Traced(value, Source((), (name,))) for name, value in sorted(trained.items())]
         # Leaves in the order of the trace: dictionaries are sorted by their keys.

@@ -16,6 +16,7 @@ import numpy as np
 from jax.extend import core
 
 from pytest_fwcompare.backends.constants import restore
+from pytest_fwcompare.backends.jax.modes import x64
 
 WIDE = {"complex64": np.complex128}
 """Complex dtypes that are narrow; narrow real ones are all floats of fewer than 8 bytes."""
@@ -104,7 +105,10 @@ class Lift:
     Attributes:
         leaks: equations that computed in a narrower dtype nevertheless, and where.
         rounded: constants that are known to working precision only.
+        as_written: the code was traced in float32, so rules for derivatives are, too.
     """
+
+    as_written = False
 
     def __init__(self) -> None:
         self.leaks: dict[str, None] = {}
@@ -312,7 +316,10 @@ def _custom_jvp(lift: Lift, equation: Any, inputs: list[Any]) -> list[Any]:
 
     def derivative(primals: Any, tangents: Any) -> Any:
         # The rule is asked for its jaxpr: which tangents are zeros, in; which are, out.
-        jaxpr, constants, zeros = params["jvp_jaxpr_fun"].call_wrapped(*(not f for f in floats))
+        with x64(not lift.as_written):
+            jaxpr, constants, zeros = params["jvp_jaxpr_fun"].call_wrapped(
+                *(not f for f in floats)
+            )
         given = [t for t, is_one in zip(tangents[skip:], floats, strict=True) if is_one]
         outputs = lift.evaluate(core.ClosedJaxpr(jaxpr, constants), *primals[skip:], *given)
         values = outputs[: len(zeros)]
@@ -350,7 +357,8 @@ def _custom_vjp(lift: Lift, equation: Any, inputs: list[Any]) -> list[Any]:
             flat = (item for pair in zip(values, wanted, strict=True) for item in pair)
             return forward_of.call_wrapped(*flat)
 
-        jaxpr = jax.make_jaxpr(run)(*_structs(inputs_of))
+        with x64(not lift.as_written):
+            jaxpr = jax.make_jaxpr(run)(*_structs(inputs_of))
         outputs = lift.evaluate(jaxpr, *arguments)
         kept = len(outputs) - len(outputs_of)
         # Residuals that are inputs are not among the outputs, but named by their place.
@@ -373,7 +381,8 @@ def _custom_vjp(lift: Lift, equation: Any, inputs: list[Any]) -> list[Any]:
                 if jax.dtypes.issubdtype(aval.dtype, np.inexact)
             ]
 
-        jaxpr = jax.make_jaxpr(run)(*_structs(residuals), *_structs(outputs_of))
+        with x64(not lift.as_written):
+            jaxpr = jax.make_jaxpr(run)(*_structs(residuals), *_structs(outputs_of))
         moved = iter(lift.evaluate(jaxpr, *kept, *cotangents))
         return tuple(
             next(moved)
@@ -418,12 +427,38 @@ RULES: dict[str, Callable[[Lift, Any, list[Any]], list[Any]]] = {
 }
 
 
+def traced(function: Callable[..., Any], lift: Lift, *arguments: Any) -> tuple[Any, Any]:
+    """Jaxpr of a function and the tree of its output, for arguments that are wide.
+
+    Traced in float64, where numbers in the code keep all their digits. Code that insists on
+    float32 in a way that no longer fits (the state of a loop made in float32, the body's result
+    in float64) is traced as it was written, in float32, and its constants are restored.
+    """
+    try:
+        jaxpr, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
+    except Exception:
+        structs = jax.tree_util.tree_map(_narrow_struct, arguments)
+        try:
+            with x64(False):
+                jaxpr, shape = jax.make_jaxpr(function, return_shape=True)(*structs)
+        except Exception:
+            jaxpr = None
+        if jaxpr is None:
+            raise
+        lift.as_written = True
+    return jaxpr, jax.tree_util.tree_structure(shape)
+
+
+def _narrow_struct(value: Any) -> Any:
+    dtype = np.float32 if value.dtype == np.float64 else value.dtype
+    return jax.ShapeDtypeStruct(value.shape, dtype)
+
+
 def lifted(function: Callable[..., Any], lift: Lift) -> Callable[..., Any]:
     """The function evaluated in float64, for arguments that are wide. Call it under x64."""
 
     def run(*arguments: Any) -> Any:
-        jaxpr, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
-        structure = jax.tree_util.tree_structure(shape)
+        jaxpr, structure = traced(function, lift, *arguments)
         flat = jax.tree_util.tree_leaves(arguments)
         return jax.tree_util.tree_unflatten(structure, lift.evaluate(jaxpr, *flat))
 

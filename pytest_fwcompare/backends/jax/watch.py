@@ -27,6 +27,8 @@ def scope_path(name_stack: Any) -> str | None:
     """The module path in a name stack: the innermost module's, or the user's own scopes."""
     # A stack has scopes and transforms (vmap, jvp); only scopes have plain names.
     scopes = [e.name for e in getattr(name_stack, "stack", ()) if type(e).__name__ == "Scope"]
+    # Equinox puts the class of its own layers there.
+    scopes = [scope for scope in scopes if not scope.startswith("eqx.nn.")]
     modules = [found[1] for scope in scopes if (found := SCOPE.fullmatch(scope))]
     return (modules[-1] if modules else ".".join(scopes)) or None
 
