@@ -303,6 +303,17 @@ def test_tokens_and_masks_carry_the_data_flow():
     assert [records[i].operation for i in fill.inputs] == ["embedding", "invert"]
 
 
+def test_within_vmap_nothing_is_recorded_but_what_comes_out_is_used():
+    def run(_, x):
+        scale = torch.tensor(0.1, dtype=torch.float32)
+        return torch.vmap(lambda row: row.to(torch.float32) * scale)(x) + 1
+
+    records = record(Runs(run))
+    last = [r for r in records if r.operation == "add"][-1]
+    assert np.allclose(last.value, X * 0.1 + 1, rtol=1e-15)
+    assert last.gradient is not None
+
+
 def test_a_shared_module_counts_its_uses():
     shared = nn.Linear(8, 8)
     records = record(nn.Sequential(shared, nn.Tanh(), shared))

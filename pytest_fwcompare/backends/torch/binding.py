@@ -132,6 +132,11 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
             yield from tensors_in(item)
 
 
+def transformed(tensor: torch.Tensor) -> bool:
+    """Whether `torch.func` (vmap, grad) is at work on the tensor, which then has no values."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
+
+
 def plain(value: Any) -> Any:
     """A non-tensor argument as plain data; tensors within an index are "tensor"."""
     if value is None or isinstance(value, (bool, int, float, str)):

@@ -12,7 +12,7 @@ import torch
 from torch.nn.modules.module import register_module_forward_hook
 
 from pytest_fwcompare.backends.base import Array, Recorded
-from pytest_fwcompare.backends.torch.binding import bind, plain, tensors_in
+from pytest_fwcompare.backends.torch.binding import bind, plain, tensors_in, transformed
 from pytest_fwcompare.backends.torch.exposed import EXPOSED
 from pytest_fwcompare.backends.torch.flatten import flatten
 from pytest_fwcompare.backends.torch.shadow import Float64Mode
@@ -118,6 +118,8 @@ class Recorder(Float64Mode):
     ) -> Any:
         used = list(tensors_in([*args, *kwargs.values()]))
         watching = self._hook is not None  # a backward pass may run operations, too
+        # Within vmap tensors have no values of their own.
+        watching = watching and not any(map(transformed, used))
         if not watching or (not used and operation not in MAKERS):
             return super().run(func, operation, args, kwargs)
         given = bind(func, operation, args, kwargs)
@@ -150,7 +152,7 @@ class Recorder(Float64Mode):
         composite: bool,
     ) -> None:
         """One record for each tensor of a result."""
-        tensors = list(tensors_in(outcome))
+        tensors = [tensor for tensor in tensors_in(outcome) if not transformed(tensor)]
         for number, tensor in enumerate(tensors):
             extra = {"output": number} if len(tensors) > 1 else {}
             attributes = {**facts, **extra}

@@ -17,6 +17,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from pytest_fwcompare.backends.constants import restore
+from pytest_fwcompare.backends.torch.binding import transformed
 from pytest_fwcompare.backends.torch.replacements import REPLACED, with_defaults
 from pytest_fwcompare.backends.torch.twin import short
 
@@ -121,7 +122,7 @@ class Float64Mode(TorchFunctionMode):  # type: ignore[misc]
         if tensor.grad_fn is not None:
             self.note_leak(operation, f"was given {short(tensor.dtype)}")
             return tensor.double()
-        if isinstance(tensor, torch.nn.Parameter):
+        if isinstance(tensor, torch.nn.Parameter) or transformed(tensor):
             return tensor.double()
         known = self._lifted.get(id(tensor))
         if known is None or known[0] is not tensor or known[1] != tensor._version:
