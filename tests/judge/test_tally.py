@@ -50,3 +50,30 @@ def test_plain_verdict_takes_the_gravest():
     good, bad = finding("equivalent").assessments, finding("x", gap=1.0).assessments
     assert plain_verdict(good + bad) == "semantic"
     assert plain_verdict(()) == "equivalent"
+
+
+@pytest.mark.parametrize(("noisy", "expected"), [(1, "equivalent"), (4, "precision")])
+def test_accuracy_lost_in_gradients_alone_must_show_on_half_of_the_examples(noisy, expected):
+    value = np.array([1.0, 2.0])
+    coarse = Observed(
+        "gradient of w", "input gradient", value, value, value, value * (1 + 1e-3), 1e-7, 2.0
+    )
+    judged = assess(coarse)
+    assert judged.verdict == "precision"
+    tally = Tally()
+    for number in range(8):
+        verdict = "precision" if number < noisy else "equivalent"
+        tally.add(Finding("x", number, verdict, (judged,)))
+    assert tally.verdict == expected
+
+
+def test_accuracy_lost_in_one_output_is_enough():
+    value = np.array([1.0, 2.0])
+    judged = assess(
+        Observed("output x", "output", value, value, value, value * (1 + 1e-3), 1e-7)
+    )
+    tally = Tally()
+    tally.add(Finding("x", 0, "precision", (judged,)))
+    for number in range(1, 9):
+        tally.add(finding("equivalent", number))
+    assert tally.verdict == "precision"
