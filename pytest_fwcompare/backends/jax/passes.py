@@ -11,7 +11,7 @@ import numpy as np
 from pytest_fwcompare.backends.base import Array, Gradients, Pass, Precision
 from pytest_fwcompare.backends.jax.models import Values, is_float
 from pytest_fwcompare.backends.jax.outputs import Outputs
-from pytest_fwcompare.backends.jax.shadow import is_narrow
+from pytest_fwcompare.backends.jax.widths import is_narrow
 from pytest_fwcompare.errors import ModelError
 
 if TYPE_CHECKING:
