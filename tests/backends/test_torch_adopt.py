@@ -235,6 +235,10 @@ def test_a_backward_pass_is_refused_in_words():
     done.backward({"output": np.ones((3, 2))})
     with pytest.raises(ModelError, match=r"side, backward: the pass was taken back before"):
         done.backward({"output": np.ones((3, 2))})
+    done = side.forward([argument()], precision="working")
+    side.load({"bias": np.ones(2)}, "working")
+    with pytest.raises(ModelError, match=r"weights were loaded since the pass ran"):
+        done.backward({"output": np.ones((3, 2))})
     done = side.forward([argument()], precision="working", gradients=False)
     with pytest.raises(ModelError, match=r"the pass was run with gradients=False"):
         done.backward({"output": np.ones((3, 2))})

@@ -314,6 +314,19 @@ def test_within_vmap_nothing_is_recorded_but_what_comes_out_is_used():
     assert last.gradient is not None
 
 
+def test_weights_loaded_later_do_not_reach_into_a_record():
+    side = registry.backend("torch").adopt(
+        nn.BatchNorm1d(5), dtype="float32", device="cpu", mode="eager", own=False
+    )
+    done = side.forward([Argument("x", X)], precision="double", record=True)
+    side.load({name: np.full(5, 7.0) for name in side.read()}, "double")
+    norm = next(r for r in done.recorded() if r.operation == "batch_norm")
+    values = dict(zip(norm.parameters, norm.arguments[1:], strict=True))
+    assert values.keys() == {"weight", "bias", "running_mean", "running_var"}
+    assert values["weight"].tolist() == [1] * 5
+    assert values["running_mean"].tolist() == [0] * 5
+
+
 def test_a_shared_module_counts_its_uses():
     shared = nn.Linear(8, 8)
     records = record(nn.Sequential(shared, nn.Tanh(), shared))

@@ -67,6 +67,7 @@ class TorchSide(Side):
         self.dtype, self.device, self.mode = DTYPES[dtype], torch.device(device), mode
         self.leaks: list[str] = []
         self.rounded_constants: list[str] = []
+        self.loads: dict[Precision, int] = {"working": 0, "double": 0}
         self._frozen = frozen_names(plain)
         self.model = (prepare if own else twin_of)(plain, self.dtype, self.device)
         self.runner = runner(self.model, mode)
@@ -97,9 +98,13 @@ class TorchSide(Side):
                         f"{self.role}: parameter {name!r} has shape {tuple(target.shape)}, got "
                         f"values of shape {array.shape}"
                     )
-                if not array.flags.writeable:
-                    array = array.copy()
-                target.copy_(torch.from_numpy(array))
+                fresh = torch.from_numpy(array.copy()).to(target.device, target.dtype)
+                if target.device.type == "cpu":
+                    # Other memory, not other values: records of earlier passes share the old one.
+                    target.data = fresh
+                else:
+                    target.copy_(fresh)
+        self.loads[precision] += 1
 
     def forward(
         self,
@@ -189,6 +194,7 @@ class TorchPass(Pass):
     ) -> None:
         self._side, self._precision, self._training = side, precision, training
         self._gradients, self._taken_back = gradients, False
+        self._loads = side.loads[precision]
         self._mode = side.mode64(record) if precision == "double" else None
         self._buffers: dict[str, Array] = {}
         positional, keywords = side.tensors(arguments, precision, gradients)
@@ -333,6 +339,10 @@ class TorchPass(Pass):
             raise ModelError(role, "backward", "the pass was run with gradients=False")
         if self._taken_back:
             raise ModelError(role, "backward", "the pass was taken back before; run it again")
+        if self._loads != self._side.loads[self._precision]:
+            raise ModelError(
+                role, "backward", "weights were loaded since the pass ran; run it again"
+            )
         for name, cotangent in cotangents.items():
             if name not in self._outputs:
                 names = ", ".join(self._outputs)

@@ -217,12 +217,17 @@ class Recorder(Float64Mode):
         return index
 
     def _array(self, tensor: torch.Tensor) -> Array:
-        """The tensor's values, shared with the record that holds them; parameters copied once."""
+        """The tensor's values, shared with the record that holds them; others made once.
+
+        Parameters are shared with the model, which gets other memory when weights are loaded.
+        """
         index = self._known.get(id(tensor))
         if index is not None and id(tensor) not in self._stale:
             return self.drafts[index].value
         if id(tensor) not in self._arrays:
-            self._arrays[id(tensor)] = tensor, np.array(values64(tensor))
+            values = values64(tensor)
+            shared = isinstance(tensor, torch.nn.Parameter)
+            self._arrays[id(tensor)] = tensor, values if shared else np.array(values)
         return self._arrays[id(tensor)][1]
 
     def _snapshot(self, tensor: torch.Tensor, array: Array, written: torch.Tensor) -> Array:
