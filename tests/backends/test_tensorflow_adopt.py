@@ -190,7 +190,7 @@ def test_a_failing_model_is_an_error_with_its_words():
         with pytest.raises(ModelError) as caught:
             side.forward([Argument("x", X)], precision="working")
         assert str(caught.value) == "port, forward: RuntimeError: the disk is full"
-        with pytest.raises(ModelError, match="port, shadow: .*the disk is full"):
+        with pytest.raises(ModelError, match=r"port, shadow: .*the disk is full"):
             side.forward([Argument("x", X)], precision="double")
 
 

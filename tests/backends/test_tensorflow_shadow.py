@@ -275,9 +275,9 @@ def test_float64_comparison_of_a_float32_model_is_lifted():
 
 
 def test_a_model_of_another_dtype_is_refused():
-    with adopt(module(lambda m, x: x * m.w, w=1.0), "float16") as side:
-        with pytest.raises(ModelError) as caught:
-            side.parameters()
+    model = module(lambda m, x: x * m.w, w=1.0)
+    with adopt(model, "float16") as side, pytest.raises(ModelError) as caught:
+        side.parameters()
     assert str(caught.value) == (
         "side, build: expected parameters in the working dtype float16, got float32; make the "
         "model in float16, or compare with dtype='float32'"

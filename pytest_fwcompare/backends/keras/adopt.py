@@ -57,10 +57,10 @@ class KerasSide(TensorFlowSide):
         if self.model.built and self._owned is not None:
             return
         if any(not layer.built for layer in all_layers(self.model)):
-            with self._explained("forward"), tf.device(self.device):
+            with self.explained("forward"), tf.device(self.device):
                 self.call(arguments, self.tensors(arguments), False)
             self._owned = None
-        self._entries()
+        self.entries()
 
     def traced(self) -> None:
         """Losses that layers added while they were traced belong to a graph that is gone."""

@@ -171,12 +171,12 @@ class ModuleSide(TensorFlowSide):
 
     def prepare(self, arguments: Sequence[Argument]) -> None:
         """A module without variables makes them at its first call."""
-        if not self._entries() and not self._prepared and callable(self.model):
+        if not self.entries() and not self._prepared and callable(self.model):
             self._prepared = True
-            with self._explained("forward"):
+            with self.explained("forward"):
                 self.call(arguments, self.tensors(arguments), False)
             self._owned = None
-            self._entries()
+            self.entries()
 
     _prepared = False
 
@@ -232,7 +232,7 @@ class FunctionSide(TensorFlowSide):
         """Trace the function once, which shows the variables it reads."""
         if self._found or not hasattr(self.model, "get_concrete_function"):
             return
-        with self._explained("forward"):
+        with self.explained("forward"):
             positional = [
                 t for a, t in zip(arguments, self.tensors(arguments), strict=True) if not a.keyword
             ]
@@ -244,7 +244,7 @@ class FunctionSide(TensorFlowSide):
             concrete = self.model.get_concrete_function(*positional, **named)
         self._found = tuple(concrete.graph.variables)
         self._owned = None
-        self._entries()
+        self.entries()
 
     def all_variables(self) -> list[Any]:
         """Those that the function reads."""
@@ -289,10 +289,10 @@ class LegacyKerasSide(TensorFlowSide):
     def prepare(self, arguments: Sequence[Argument]) -> None:
         """Build a model that has not been called yet."""
         if not self.model.built or not self.model.weights:
-            with self._explained("forward"):
+            with self.explained("forward"):
                 self.call(arguments, self.tensors(arguments), False)
             self._owned = None
-            self._entries()
+            self.entries()
 
     def call(self, arguments: Sequence[Argument], tensors: Sequence[Any], training: bool) -> Any:
         """Several inputs of a functional model go in as one list."""

@@ -55,7 +55,8 @@ def _batch_norm_grad(epsilon: float, layout: str, training: bool) -> Any:
     if layout in ("NCHW", "NCDHW"):
         axes = [0, *range(2, _rank(layout))]
 
-    def run(dy: Any, x: Any, scale: Any, mean: Any, variance: Any, _: Any) -> Any:
+    def run(dy: Any, x: Any, scale: Any, mean: Any, variance: Any, reserve: Any) -> Any:
+        del reserve  # scratch space of the GPU kernel
         inverse = tf.math.rsqrt(variance + tf.constant(epsilon, tf.float64))
         normal = (x - _spread(mean, layout)) * _spread(inverse, layout)
         d_scale = tf.reduce_sum(dy * normal, axes)

@@ -14,21 +14,27 @@ import tensorflow as tf
 from pytest_fwcompare.backends.base import (
     Argument,
     Array,
-    Gradients,
     Parameter,
     Pass,
     Precision,
-    Recorded,
     Side,
     Stopwatch,
 )
 from pytest_fwcompare.backends.tensorflow.outputs import flatten
+from pytest_fwcompare.backends.tensorflow.passes import DoublePass, WorkingPass
 from pytest_fwcompare.backends.tensorflow.record import RecordingShadow, Scopes
 from pytest_fwcompare.backends.tensorflow.shadow import trace_model
+from pytest_fwcompare.backends.tensorflow.state import (
+    device_name,
+    empty_guard,
+    is_random,
+    random_state,
+    reason,
+    restore_random,
+    synchronise,
+    to_numpy,
+)
 from pytest_fwcompare.errors import ModelError
-
-LONGEST = 1500
-"""Characters of a framework's error message that are passed on."""
 
 Call = Callable[[Sequence[Any]], tuple[dict[str, Any], dict[str, str]]]
 
@@ -47,21 +53,6 @@ class Owned:
 
     parameter: Parameter
     variable: Any
-
-
-def to_numpy(tensor: Any) -> Array:
-    """The values of a tensor or variable; bfloat16 as float32."""
-    value = np.asarray(tensor.numpy())
-    return value.astype(np.float32) if value.dtype.name == "bfloat16" else value
-
-
-def reason(error: BaseException) -> str:
-    """What the framework said, without the internal frames that it appends."""
-    kind, text = type(error).__name__, str(error).strip()
-    if text.startswith("in user code:"):
-        # AutoGraph lists the frames first, then says what happened.
-        return text.rsplit("\n\n", 1)[-1].strip().removeprefix("tensorflow.python.")[:LONGEST]
-    return f"{kind}: {text.split('[Op:')[0].strip()[:LONGEST]}" if text else kind
 
 
 class TensorFlowSide(Side):
@@ -159,7 +150,7 @@ class TensorFlowSide(Side):
             left.update(
                 {
                     owned.parameter.name: to_numpy(owned.variable)
-                    for owned in self._entries()
+                    for owned in self.entries()
                     if not owned.parameter.trainable
                 }
             )
@@ -167,7 +158,8 @@ class TensorFlowSide(Side):
             for variable, value in before:
                 variable.assign(value)
 
-    def _entries(self) -> list[Owned]:
+    def entries(self) -> list[Owned]:
+        """Parameters with their variables, listed once."""
         if not self._owned:
             self._owned = self.list_owned()
             if self._owned:
@@ -195,15 +187,15 @@ class TensorFlowSide(Side):
 
     def parameters(self) -> list[Parameter]:
         """Float variables in definition order."""
-        return [owned.parameter for owned in self._entries()]
+        return [owned.parameter for owned in self.entries()]
 
     def read(self) -> dict[str, Array]:
         """Current values of the model's own variables."""
-        return {owned.parameter.name: to_numpy(owned.variable) for owned in self._entries()}
+        return {owned.parameter.name: to_numpy(owned.variable) for owned in self.entries()}
 
     def load(self, values: Mapping[str, Array], precision: Precision) -> None:
         """Set variables of the model, or of its shadow."""
-        owned = {entry.parameter.name: entry.variable for entry in self._entries()}
+        owned = {entry.parameter.name: entry.variable for entry in self.entries()}
         if precision == "working" and not self._lifts:
             self._keep(owned[name] for name in values)
             for name, value in values.items():
@@ -300,13 +292,11 @@ class TensorFlowSide(Side):
         self, arguments: Sequence[Argument], training: bool, gradients: bool
     ) -> Pass:
         call = self._compiled(arguments, training)
-        trainable = {
-            o.parameter.name: o.variable for o in self._entries() if o.parameter.trainable
-        }
+        trainable = {o.parameter.name: o.variable for o in self.entries() if o.parameter.trainable}
         guard: AbstractContextManager[dict[str, Array]] = (
             self._unchanged() if training else empty_guard()
         )
-        with guard as left, self._explained("forward"), tf.device(self.device):
+        with guard as left, self.explained("forward"), tf.device(self.device):
             tensors = self.tensors(arguments)
             inputs = {
                 a.name: t for a, t in zip(arguments, tensors, strict=True) if t.dtype.is_floating
@@ -321,7 +311,8 @@ class TensorFlowSide(Side):
         return WorkingPass(self, outputs, skipped, tape, inputs, trainable, left)
 
     @contextmanager
-    def _explained(self, stage: str) -> Iterator[None]:
+    def explained(self, stage: str) -> Iterator[None]:
+        """Turn what the framework raises into a `ModelError`."""
         try:
             with warnings.catch_warnings():
                 # Keras and TensorFlow warn of structures and sparse gradients as they go.
@@ -352,7 +343,7 @@ class TensorFlowSide(Side):
         )
         if key not in self._shadows:
             trainable = {
-                o.parameter.name: o.variable for o in self._entries() if o.parameter.trainable
+                o.parameter.name: o.variable for o in self.entries() if o.parameter.trainable
             }
             try:
                 trace = trace_model(
@@ -376,7 +367,7 @@ class TensorFlowSide(Side):
 
     def _names(self) -> dict[int, str]:
         """Parameter names by the identity of their variable's handle."""
-        return {id(o.variable.handle): o.parameter.name for o in self._entries()}
+        return {id(o.variable.handle): o.parameter.name for o in self.entries()}
 
     def _forward_double(
         self,
@@ -386,7 +377,7 @@ class TensorFlowSide(Side):
         gradients: bool,
         record: bool,
     ) -> Pass:
-        with self._explained("record" if record else "shadow"):
+        with self.explained("record" if record else "shadow"):
             shadow = self._shadow(arguments, precision, training, gradients, record)
             self.leaks = list(shadow.leaks)
             self.rounded_constants = list(shadow.rounded)
@@ -406,7 +397,7 @@ class TensorFlowSide(Side):
     def _double_buffers(self, precision: Precision) -> dict[str, Array]:
         return {
             o.parameter.name: self._double(o.variable, precision).variable.numpy()
-            for o in self._entries()
+            for o in self.entries()
             if not o.parameter.trainable
         }
 
@@ -416,7 +407,7 @@ class TensorFlowSide(Side):
         """Calls in working precision on tensors made beforehand."""
         self.prepare(arguments)
         call = self._compiled(arguments, False)
-        trainable = [o.variable for o in self._entries() if o.parameter.trainable]
+        trainable = [o.variable for o in self.entries() if o.parameter.trainable]
         with tf.device(self.device):
             tensors = self.tensors(arguments)
             given = {
@@ -440,167 +431,3 @@ class TensorFlowSide(Side):
             synchronise([g for g in found if g is not None])
 
         return Stopwatch(forward, forward_backward if cotangents is not None else None)
-
-
-def is_random(variable: Any) -> bool:
-    """Whether a variable is the state of a random generator, by the names frameworks give it."""
-    name = getattr(variable, "path", None) or variable.name
-    return not variable.dtype.is_floating and any(
-        word in name for word in ("seed_generator", "StateVar")
-    )
-
-
-@contextmanager
-def empty_guard() -> Iterator[dict[str, Array]]:
-    """Nothing to put back."""
-    yield {}
-
-
-def synchronise(tensors: Any) -> None:
-    """Wait until the tensors are there."""
-    for tensor in tensors:
-        dense = tensor.values if isinstance(tensor, tf.IndexedSlices) else tensor
-        if "GPU" in (dense.device or ""):
-            tf.test.experimental.sync_devices()
-            return
-
-
-def device_name(device: str) -> str:
-    """TensorFlow's name of "cpu" or "cuda[:N]"."""
-    kind, _, number = device.partition(":")
-    return "/CPU:0" if kind == "cpu" else f"/GPU:{number or 0}"
-
-
-def random_state() -> Any:
-    """The state that decides TensorFlow's next draws."""
-    from tensorflow.python.eager import context
-
-    here = context.context()
-    generator = getattr(here, "_rng", None)
-    world = tf.random.get_global_generator() if has_global_generator() else None
-    return (
-        generator.getstate() if generator is not None else None,
-        None if world is None else world.state.numpy(),
-    )
-
-
-def has_global_generator() -> bool:
-    """Whether `tf.random.Generator` has a global one; asking for it would make it."""
-    from tensorflow.python.ops import stateful_random_ops
-
-    return getattr(stateful_random_ops, "global_generator", None) is not None
-
-
-def restore_random(state: Any) -> None:
-    """Set what `random_state` returned."""
-    from tensorflow.python.eager import context
-
-    local, world = state
-    generator = getattr(context.context(), "_rng", None)
-    if local is not None and generator is not None and generator.getstate() != local:
-        # Kernels are cached by their seed and go on from their last draw; this drops them.
-        tf.random.set_seed(context.global_seed())
-        context.context()._rng.setstate(local)
-    if world is not None and has_global_generator():
-        tf.random.get_global_generator().reset(world)
-
-
-class WorkingPass(Pass):
-    """A pass of the model itself."""
-
-    def __init__(
-        self,
-        side: TensorFlowSide,
-        tensors: dict[str, Any],
-        skipped: dict[str, str],
-        tape: Any,
-        inputs: dict[str, Any],
-        trainable: dict[str, Any],
-        left: dict[str, Array],
-    ) -> None:
-        self.side, self.tensors, self.skipped, self.tape = side, tensors, skipped, tape
-        self.inputs, self.trainable, self.left = inputs, trainable, left
-        self.outputs = {name: to_numpy(tensor) for name, tensor in tensors.items()}
-
-    def backward(self, cotangents: Mapping[str, Array]) -> Gradients:
-        """By the tape of the pass."""
-        side = self.side
-        with side._explained("backward"), tf.device(side.device):
-            chosen = [name for name in self.outputs if name in cotangents]
-            given = [
-                tf.cast(tf.constant(cotangents[name]), self.tensors[name].dtype) for name in chosen
-            ]
-            found = self.tape.gradient(
-                [self.tensors[name] for name in chosen],
-                [*self.inputs.values(), *self.trainable.values()],
-                given,
-            )
-            arrays = [None if g is None else to_numpy(tf.convert_to_tensor(g)) for g in found]
-        self.tape = None
-        count = len(self.inputs)
-        return Gradients(
-            {
-                name: np.zeros(tensor.shape, to_numpy(tensor).dtype) if value is None else value
-                for (name, tensor), value in zip(self.inputs.items(), arrays[:count], strict=True)
-            },
-            dict(zip(self.trainable, arrays[count:], strict=True)),
-        )
-
-    def buffers(self) -> dict[str, Array]:
-        """What a training pass left in the buffers."""
-        return self.left
-
-
-class DoublePass(Pass):
-    """A pass of the shadow."""
-
-    def __init__(
-        self,
-        side: TensorFlowSide,
-        shadow: RecordingShadow,
-        found: dict[str, Any],
-        left: dict[str, Array],
-        gradients: bool,
-        arguments: Sequence[Argument],
-        record: bool,
-    ) -> None:
-        self.side, self.shadow, self.found, self.left = side, shadow, found, left
-        self.gradients, self.arguments = gradients, arguments
-        self.skipped = dict(shadow.trace.skipped)
-        self.record = record
-        self.outputs = {
-            name: to_numpy(found[place]) for name, place in shadow.output_names.items()
-        }
-        self.kept_gradients: dict[int, Array] = {}
-
-    def backward(self, cotangents: Mapping[str, Array]) -> Gradients:
-        """By the backward half of the shadow."""
-        if not self.gradients:
-            raise ModelError(self.side.role, "backward", "the pass was made without gradients")
-        with self.side._explained("backward"):
-            values, self.kept_gradients = self.shadow.backward(
-                self.found, self.outputs, cotangents
-            )
-        inputs: dict[str, Array | None] = {
-            a.name: values.get(("input", a.name), np.zeros(np.shape(a.value)))
-            for a in self.arguments
-            if np.asarray(a.value).dtype.kind == "f"
-        }
-        return Gradients(
-            inputs,
-            {
-                o.parameter.name: values.get(("parameter", o.parameter.name))
-                for o in self.side._entries()
-                if o.parameter.trainable
-            },
-        )
-
-    def buffers(self) -> dict[str, Array]:
-        """What a training pass left in the buffers."""
-        return self.left
-
-    def recorded(self) -> list[Recorded]:
-        """Intermediates of a recorded pass."""
-        if not self.record:
-            return []
-        return self.shadow.recorded(self.found, self.kept_gradients)
