@@ -82,7 +82,8 @@ def diagnose(
         port_parameters: the same of the port.
         reference_layers: `Side.parameters()` of the reference; tells which module owns one.
         parameter_gradient_mismatch: by the reference's parameter name, the expected and the
-            obtained gradient, both in the reference's layout, where they differ.
+            obtained gradient, both in the reference's layout, where they differ; None where they
+            were not compared.
         buffer_mismatch: buffers that a training step left different.
         reference_outputs: float64 outputs by name.
         port_outputs: the same of the port.
@@ -98,7 +99,7 @@ def diagnose(
         reference_parameters=reference_parameters or {},
         port_parameters=port_parameters or {},
         reference_layers=reference_layers,
-        parameter_gradient_mismatch=parameter_gradient_mismatch or {},
+        parameter_gradient_mismatch=parameter_gradient_mismatch,
         buffer_mismatch=buffer_mismatch or {},
         reference_outputs=reference_outputs or {},
         port_outputs=port_outputs or {},

@@ -22,6 +22,9 @@ BUDGET_S = 40.0
 EXACT = 1e-11
 """Differences below this are rounding: none of them is better than another."""
 
+EARLIER = 24
+"""Operations before a culprit among which rearrangements are tried last."""
+
 FAULTS = 6
 """Independent differences that are searched for."""
 
@@ -33,7 +36,7 @@ def explain(
     reference_parameters: Mapping[str, Array],
     port_parameters: Mapping[str, Array],
     reference_layers: Sequence[Parameter],
-    parameter_gradient_mismatch: Mapping[str, tuple[Array, Array]],
+    parameter_gradient_mismatch: Mapping[str, tuple[Array, Array]] | None,
     buffer_mismatch: Mapping[str, BufferChange],
     reference_outputs: Mapping[str, Array],
     port_outputs: Mapping[str, Array],
@@ -192,10 +195,15 @@ def spots(sides: Sides, replay: Replay, prover: Prover, place: int) -> Iterator[
     missing one may be right.
     """
     passive = _upstream(sides, replay, place)
+    location_path = sides.graph.records[place].path
     chain = [place, *passive, *_following(sides, place)]
     # A port may compute the right value and then something more, so that it is found.
     makers = {s for spot in [place, *passive] for s in sides.graph.inputs[spot]}
     chain += [maker for maker in sorted(makers, reverse=True) if maker not in chain]
+    # A rearrangement may stay unseen through products and sums that are symmetric in it.
+    earlier = sorted(sides.graph.upstream([place]), reverse=True)[:EARLIER]
+    near = [spot for spot in earlier if sides.graph.records[spot].path == location_path]
+    chain += [s for s in near if s not in chain and replay.kind(s) == "movement"]
     for where in chain:
         operation = replay.operation(where)
         if operation is not None:

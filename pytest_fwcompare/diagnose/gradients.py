@@ -112,20 +112,47 @@ def _total(graph: Graph, places: Sequence[int]) -> Array | None:
 
 def explain_gradients(
     sides: Sides,
-    parameters: Mapping[str, tuple[Array, Array]],
+    parameters: Mapping[str, tuple[Array, Array]] | None,
     layers: Sequence[Parameter],
 ) -> list[Diagnosis]:
-    """Where gradients part: the last such place in data flow; else the parameters alone."""
-    wrong = [group for group in groups(sides) if group.gap > TOLERANCE]
+    """Where gradients part: the last such places in data flow; else the parameters alone.
+
+    Args:
+        sides: both passes, aligned, with gradients.
+        parameters: expected and obtained gradients that differ; None where nobody compared them.
+        layers: parameters of the reference, to tell their modules.
+    """
+    every = groups(sides)
+    wrong = [group for group in every if group.gap > TOLERANCE]
+    wrong = [group for group in wrong if _matters(sides, group, wrong, every, parameters)]
     places = {group.root: group for group in wrong}
     found = []
     for group in reversed(wrong):
         after = sides.graph.downstream([group.root]) - group.members
         if not any(other in places for other in after):
             found.append(explain_group(sides, group))
-    if found:
-        return found
-    return explain_parameters(sides, parameters, layers)
+    found.sort(key=lambda diagnosis: diagnosis.cause is None)
+    return found or explain_parameters(sides, parameters or {}, layers)
+
+
+def _matters(
+    sides: Sides,
+    group: Group,
+    wrong: Sequence[Group],
+    every: Sequence[Group],
+    parameters: Mapping[str, tuple[Array, Array]] | None,
+) -> bool:
+    """Whether a wrong gradient reaches anything: parameters, or a tensor before it.
+
+    A right port may split a computation so that equal tensors have different parts to play.
+    """
+    before = sides.graph.upstream([group.root]) - group.members
+    if any(other.root in before for other in wrong):
+        return True
+    names = {n for p in before | {group.root} for n in sides.graph.records[p].parameters}
+    if names & set(parameters or {}):
+        return True
+    return parameters is None and not any(other.root in before for other in every)
 
 
 def explain_group(sides: Sides, group: Group) -> Diagnosis:

@@ -172,7 +172,7 @@ class Prover:
         shown = [(n, v, self._shown(v, observe)) for n, v in known]
         for slot in range(max(len(show) for *_, show in shown)):
             series = [(n, v, show[slot]) for n, v, show in shown if len(show) > slot]
-            for target in self._targets(series[0][2]):
+            for target in self.targets(series[0][2]):
                 number = self._root(family, observe, slot, series, target)
                 if number is None:
                     continue
@@ -183,7 +183,7 @@ class Prover:
     ) -> list[Array]:
         return [value] if observe is None else [v for _, v in observe(value)]
 
-    def _targets(self, value: Array) -> list[Array]:
+    def targets(self, value: Array) -> list[Array]:
         """The port's tensors of that size that the reference lacks, the closest few."""
         sides = self.sides
         size = value.size

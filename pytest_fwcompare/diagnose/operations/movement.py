@@ -196,10 +196,10 @@ def _one(x: Array, options: Mapping[str, Any]) -> Array:
     if move == "roll":
         return np.roll(x, options["shift"], options["axis"])
     if move == "index":
-        return np.take(x, options["start"], axis=options["axis"])
+        return np.asarray(np.take(x, options["start"], axis=options["axis"]))
     if move == "slice":
         places = options["start"] + options["step"] * np.arange(options["count"])
-        return np.take(x, places, axis=options["axis"])
+        return np.asarray(np.take(x, places, axis=options["axis"]))
     if move == "crop":
         made = x[tuple(slice(0, size) for size in options["shape"])]
         return made

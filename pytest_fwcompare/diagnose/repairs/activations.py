@@ -63,6 +63,10 @@ def clipping(spot: Spot) -> Iterator[Candidate]:
     if np.isfinite(low):
         yield from spot.change("clipping", f"no lower limit (reference {show(low)})", min=-np.inf)
     yield from spot.change("clipping", "no limits", weak=True, min=-np.inf, max=np.inf)
+    for target in spot.prover.targets(spot.record.value):
+        lowest, highest = float(target.min()), float(target.max())
+        text = f"limits {lowest:.8g} and {highest:.8g} (reference {show(low)} and {show(high)})"
+        yield from spot.change("clipping", text, min=lowest, max=highest)
     wide = [-(10.0**e) for e in range(6, -7, -1)] + [0.0] + decades(-6, 6, 1)
     yield from spot.solved("clipping", "upper limit", "max", high, wide)
     yield from spot.solved("clipping", "lower limit", "min", low, wide)

@@ -157,13 +157,14 @@ def masks(spot: Spot) -> Iterator[Candidate]:
 
 
 def _port_fills(spot: Spot) -> list[float]:
-    """Values that the port's tensors of that size repeat as a mask would."""
+    """Values that the port's tensors of that size repeat more than any other, as a mask would."""
     found: dict[float, None] = {}
-    for record in spot.sides.port.records:
-        if record.value.size == spot.record.value.size and record.value.size > 1:
-            lowest = float(np.min(record.value))
-            if int((record.value == lowest).sum()) > 1 and np.isfinite(lowest):
-                found[lowest] = None
+    for place, record in enumerate(spot.sides.port.records):
+        if record.value.size != spot.record.value.size or place in spot.sides.explained:
+            continue
+        values, counts = np.unique(record.value, return_counts=True)
+        if counts.size and counts.max() > 1 and np.isfinite(values[counts.argmax()]):
+            found[float(values[counts.argmax()])] = None
     return list(found)[:6]
 
 

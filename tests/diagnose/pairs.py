@@ -1,0 +1,61 @@
+"""Two torch models recorded in float64 on the same inputs and weights."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pytest_fwcompare.backends.base import Argument
+from pytest_fwcompare.diagnose import diagnose
+
+
+def diagnose_pair(reference, port, *inputs, **options):
+    """Diagnosis of two torch modules; the port takes the reference's weights by name."""
+    import torch
+
+    from pytest_fwcompare.backends.torch import TorchBackend
+
+    generator = np.random.default_rng(3)
+    with torch.no_grad():
+        for name, parameter in reference.named_parameters():
+            spread = 0.5 if parameter.ndim > 1 else 1.0
+            value = generator.normal(size=tuple(parameter.shape)) * spread
+            parameter.copy_(torch.from_numpy(value + 1.0 * ("norm" in name)))
+        for name, buffer in reference.named_buffers():
+            if buffer.is_floating_point():
+                value = generator.uniform(0.5, 1.5, tuple(buffer.shape))
+                buffer.copy_(torch.from_numpy(value))
+    port.load_state_dict(reference.state_dict(), strict=False)
+    arguments = [
+        Argument(str(n), value.astype("float32") if value.dtype.kind == "f" else value)
+        for n, value in enumerate(inputs)
+    ]
+    passes, gradients = [], []
+    sides = []
+    for model in (reference.eval(), port.eval()):
+        side = TorchBackend().adopt(model, dtype="float32", device="cpu", mode="eager", own=True)
+        made = side.forward(arguments, precision="double", record=True)
+        cotangents = {
+            name: np.random.default_rng(4).normal(size=value.shape)
+            for name, value in made.outputs.items()
+        }
+        gradients.append(made.backward(cotangents).parameters)
+        passes.append(made)
+        sides.append(side)
+    mismatch = {
+        name: (np.asarray(mine), np.asarray(other))
+        for name, mine in gradients[0].items()
+        if (other := gradients[1].get(name)) is not None
+        and mine is not None
+        and np.abs(np.asarray(mine) - np.asarray(other)).max() > 1e-6 * np.abs(mine).max()
+    }
+    return diagnose(
+        passes[0].recorded(),
+        passes[1].recorded(),
+        reference_parameters=sides[0].read(),
+        port_parameters=sides[1].read(),
+        reference_layers=sides[0].parameters(),
+        parameter_gradient_mismatch=mismatch,
+        reference_outputs=passes[0].outputs,
+        port_outputs=passes[1].outputs,
+        **options,
+    )
