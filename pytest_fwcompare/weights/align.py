@@ -90,7 +90,8 @@ class Aligner:
     def can_be_parts(self, ones: Sequence[Unit], others: Sequence[Unit]) -> bool:
         """Whether one unit and several have equally many values in kernels."""
         sizes = [sum(unit.kernel_size for unit in side) for side in (ones, others)]
-        return sizes[0] == sizes[1] > 0 and all(unit.kernel_size for unit in (*ones, *others))
+        without = sum(not unit.kernel_size for unit in (*ones, *others))
+        return sizes[0] == sizes[1] > 0 and without <= 1
 
     def align(self) -> list[Group]:
         """All groups, in the reference's order."""
@@ -219,11 +220,14 @@ class Aligner:
         """Exchange pairs of equal shapes where names clearly say so."""
         fixed = list(groups)
         for some in self.exchangeable(groups):
+            others = [two for _, (two,) in some]
+            rank = {two: place for place, two in enumerate(sorted(others))}
+            # Squares, so that two pairs side by side are cheaper than two that cross.
             cost = np.array(
                 [
                     [
-                        1 - self.likeness(one, other) + 0.01 * abs(a - b)
-                        for b, (_, (other,)) in enumerate(some)
+                        1 - self.likeness(one, two) + 0.01 * (a - rank[two]) ** 2 / len(some)
+                        for two in others
                     ]
                     for a, ((one,), _) in enumerate(some)
                 ]
@@ -232,7 +236,7 @@ class Aligner:
             found = hungarian(cost, never, never)
             moved = [(a, b) for a, b in found if a != b]
             gain = sum(cost[a, a] - cost[a, b] for a, b in moved)
-            if moved and gain > TELLING * len(moved):
+            if moved and gain > TELLING * len(moved) / 2:
                 for a, b in moved:
                     fixed.remove(some[a])
                     fixed.append((some[a][0], some[b][1]))

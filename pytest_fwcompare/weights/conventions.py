@@ -141,7 +141,7 @@ def describe(parameter: Parameter, siblings: Sequence[Parameter], framework: str
     """
     kind, word = base_kind(parameter).lower(), role_word(parameter)
     certain, rank = is_certain(parameter), len(parameter.shape)
-    is_norm = bool(re.search("norm", kind))
+    is_norm = "norm" in kind and not re.search("conv|linear|dense", kind)
     if not certain and long_axes(parameter) == 0 and "norm" not in kind:
         return vector(parameter, "other", certain)
     if word in MEAN | VARIANCE and not parameter.trainable:
@@ -155,7 +155,8 @@ def describe(parameter: Parameter, siblings: Sequence[Parameter], framework: str
     if rank >= 2 and long_axes(parameter) == 2 and is_table(parameter, kind):
         squeezed = tuple(length for length in parameter.shape if length != 1)
         return slot(parameter, "embedding", "embedding", Reshape(squeezed), certain=certain)
-    if rank >= 2 and long_axes(parameter) >= 1:
+    least = 1 if certain or word in KERNEL else 2
+    if rank >= 2 and long_axes(parameter) >= least:
         return kernel(parameter, siblings, framework, kind, certain)
     role = "scale" if word in KERNEL and rank == 1 else "other"
     return vector(parameter, role, certain=False)

@@ -110,7 +110,9 @@ def owners(parameters: Sequence[Parameter], framework: str) -> list[tuple[str, l
     """
     groups: dict[str, list[Parameter]] = {}
     for parameter in parameters:
-        groups.setdefault(parameter.layer, []).append(parameter)
+        # torch keeps what a weight is computed from (weight norm) in submodules of the layer.
+        layer = re.sub(r"[.]parametrizations[.][^.]+$", "", parameter.layer)
+        groups.setdefault(layer, []).append(parameter)
     cells = flax_cells(groups) if framework == "jax" else {}
     made: dict[str, list[Parameter]] = {}
     for path, members in groups.items():
@@ -213,7 +215,7 @@ def plain_layer(members: list[Parameter]) -> bool:
     """One kernel at most, and every role once: an ordinary layer."""
     kernels = [p for p in members if sum(length != 1 for length in p.shape) > 1]
     roles = [p.role for p in members]
-    known = SCALE | SHIFT | MEAN | VARIANCE | KERNEL
+    known = SCALE | SHIFT | MEAN | VARIANCE | KERNEL | {"original0", "original1"}
     return bool(members[0].layer or is_certain(members[0])) and (
         len(kernels) <= 1
         and len(set(roles)) == len(roles)

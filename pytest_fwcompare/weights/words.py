@@ -112,6 +112,8 @@ def template(name: str) -> str:
 def ranked_numbers(names: Sequence[str]) -> list[tuple[int, ...]]:
     """Numbers of each name as ranks among names that are alike up to that number.
 
+    A number that never changes ("t5") says nothing and is left out.
+
     "features.0" and "features.3" have ranks 0 and 1, and so have "conv2d" and "conv2d_1".
     """
     tokens = [split(name) for name in names]
@@ -128,6 +130,7 @@ def ranked_numbers(names: Sequence[str]) -> list[tuple[int, ...]]:
     ranks = {
         prefix: {number: rank for rank, number in enumerate(sorted(found))}
         for prefix, found in places.items()
+        if len(found) > 1
     }
     return [_ranks(parts, ranks) for parts in tokens]
 
@@ -139,13 +142,18 @@ def _ranks(
     found = []
     for place in range(len(parts) + 1):
         word = parts[place] if place < len(parts) else ""
-        if word.isdigit():
-            found.append(ranks[parts[:place]][int(word)])
-        elif parts[:place] in ranks:
-            found.append(ranks[parts[:place]][-1])
+        if parts[:place] in ranks:
+            found.append(ranks[parts[:place]][int(word) if word.isdigit() else -1])
         if word in ORDINALS and word not in ROLE_WORDS:
             found.append(ORDINALS[word])
     return tuple(found)
+
+
+def agree(one: tuple[int, ...], other: tuple[int, ...]) -> float:
+    """Share of equal numbers, 0 to 1, read from the left: the first counts the layers."""
+    length = min(len(one), len(other))
+    equal = sum(a == b for a, b in zip(one, other, strict=False))
+    return equal / length - 0.1 * (len(one) != len(other)) if equal else 0.0
 
 
 class Vocabulary:
@@ -169,8 +177,7 @@ class Vocabulary:
         shared = sum(self.weights.get(word, 1.0) for word in first & second)
         total = sum(self.weights.get(word, 1.0) for word in first | second)
         if one_numbers and other_numbers:
-            length = max(len(one_numbers), len(other_numbers))
-            equal = sum(a == b for a, b in zip(one_numbers, other_numbers, strict=False))
+            agreement = agree(one_numbers, other_numbers)
             # A number says as much as one fairly rare word.
-            shared, total = shared + 0.4 * equal / length, total + 0.4
+            shared, total = shared + 0.4 * agreement, total + 0.4
         return shared / total if total else 0.0

@@ -479,3 +479,64 @@ def test_a_habit_that_no_value_confirms_is_said() -> None:
         port_framework="tensorflow", evidence=lambda _: Evidence(0.0, 1.0),
     )  # fmt: skip
     assert "is taken as usual for the framework; no value confirmed it" in mapping.notices[0]
+
+
+def test_weight_norm_of_a_convolution() -> None:
+    """torch keeps magnitude and direction in a submodule, TensorFlow beside the bias."""
+    reference = [parameter("pos.conv.bias", (8,), "ParametrizedConv1d"),
+                 parameter("pos.conv.parametrizations.weight.original0", (1, 1, 16),
+                           "ParametrizationList"),
+                 parameter("pos.conv.parametrizations.weight.original1", (8, 4, 16),
+                           "ParametrizationList")]  # fmt: skip
+    port = [parameter(f"pos/conv/{role}", shape, "TFWav2Vec2WeightNormConv1D") for role, shape in
+            (("weight_v", (8, 4, 16)), ("weight_g", (16, 1, 1)), ("bias", (8,)))]  # fmt: skip
+    made = guess(reference, port, ("torch", "tensorflow")).best
+    assert sources(made) == {
+        "pos/conv/weight_v": ("pos.conv.parametrizations.weight.original1",),
+        "pos/conv/weight_g": ("pos.conv.parametrizations.weight.original0",),
+        "pos/conv/bias": ("pos.conv.bias",),
+    }
+    values = distinct(reference)
+    np.testing.assert_array_equal(
+        made.port_values(values)["pos/conv/weight_v"],
+        values["pos.conv.parametrizations.weight.original1"],
+    )
+
+
+def test_norms_before_and_after_their_layers() -> None:
+    """GPT-2's norms come first in torch and after their layers in keras-hub: numbers tell."""
+    reference, port = [], []
+    for layer in range(3):
+        reference += [
+            *norm_torch(f"h.{layer}.ln_1", 8),
+            parameter(f"h.{layer}.attn.c_attn.weight", (8, 24), "Conv1D"),
+            *norm_torch(f"h.{layer}.ln_2", 8),
+            parameter(f"h.{layer}.mlp.c_fc.weight", (8, 32), "Conv1D"),
+        ]
+        path = f"transformer_layer_{layer}"
+        port += [
+            *(dense_keras(f"{path}/self_attention/{part}", 8, 8)[0]
+              for part in ("query", "key", "value")),
+            *norm_keras(f"{path}/self_attention_layer_norm", 8),
+            dense_keras(f"{path}/feedforward_dense", 8, 32)[0],
+            *norm_keras(f"{path}/feedforward_layer_norm", 8),
+        ]  # fmt: skip
+    reference += norm_torch("ln_f", 8)
+    port += norm_keras("layer_norm", 8)
+    found = sources(guess(reference, port).best)
+    for layer in range(3):
+        path = f"transformer_layer_{layer}"
+        assert found[f"{path}/self_attention_layer_norm/gamma"] == (f"h.{layer}.ln_1.weight",)
+        assert found[f"{path}/feedforward_layer_norm/beta"] == (f"h.{layer}.ln_2.bias",)
+    assert found["layer_norm/gamma"] == ("ln_f.weight",)
+
+
+def test_a_number_in_the_model_s_name_is_no_depth() -> None:
+    names = [f"{side}.block.{n}.layer.{m}.layer_norm" for side in ("encoder", "decoder")
+             for n in range(2) for m in range(2)]  # fmt: skip
+    reference = [parameter(f"{name}.weight", (8,), "T5LayerNorm") for name in names]
+    port = [parameter(f"t5/{name.replace('.', '/')}/weight", (8,), "TFT5LayerNorm")
+            for name in names]  # fmt: skip
+    made = guess(reference, port, ("torch", "tensorflow"))
+    assert [link.sources for link in made.best.links] == [(p.name,) for p in reference]
+    assert not made.choices
