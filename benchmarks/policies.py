@@ -59,7 +59,7 @@ def flags_of(case, fault: str | None) -> dict[str, bool]:
     import corpus
     import torch
 
-    from pytest_fwcompare.comparison import Story, check_request, make_pair
+    from pytest_fwcompare.comparison import Story, check_request, make_pair, prepare
     from pytest_fwcompare.inputs.values import Draw
     from pytest_fwcompare.sides import open_side
 
@@ -71,6 +71,7 @@ def flags_of(case, fault: str | None) -> dict[str, bool]:
     axes = {"dtype": "float32", "device": "cpu", "mode": "eager"}
     ours = open_side(lambda: case.make_reference("float32"), "reference", **axes)
     theirs = open_side(lambda: case.make_port("float32", fault), "port", **axes)
+    prepare(ours, theirs, request)
     pair = make_pair(ours, theirs, request, Story())
     flags: Counter[str] = Counter()
     plan = request.plan

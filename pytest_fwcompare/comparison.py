@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,6 +28,9 @@ from pytest_fwcompare.records import (
 )
 from pytest_fwcompare.sides import Opened, check_axes, open_side
 from pytest_fwcompare.trial import judge_example, runs_alone
+
+LARGE = 4_000_000
+"""Parameters from which on a network is judged with all threads."""
 
 CHECKS = ("forward", "backward", "training")
 SELF_DIFFERENCE = 1e-5
@@ -135,16 +139,43 @@ def compare_opened(ours: Opened, theirs: Opened, request: Request) -> Comparison
     )
     story = Story()
     try:
-        pair = make_pair(ours, theirs, request, story)
-        judge_examples(pair, request, story)
+        prepare(ours, theirs, request)
+        with calm_threads(ours, theirs):
+            pair = make_pair(ours, theirs, request, story)
+            judge_examples(pair, request, story)
+            story.notices.update(pair.notices)
+            story.notices.update(dict.fromkeys(ours.notices + theirs.notices))
+            judged = conclude(blank, pair, request, story)
     except (ModelError, StructureError) as error:
         return replace(blank, message=str(error), examples=Examples(len(story.tally.findings)))
-    story.notices.update(pair.notices)
-    story.notices.update(dict.fromkeys(ours.notices + theirs.notices))
-    judged = conclude(blank, pair, request, story)
     if request.timings:
         judged = replace(judged, timings=time_sides(pair))
     return judged
+
+
+@contextmanager
+def calm_threads(*sides: Opened) -> Iterator[None]:
+    """One thread for small networks while they are judged.
+
+    A handful of small matrices gains nothing from threads, and where other processes use the
+    cores, as under pytest-xdist, waiting for them costs a hundredfold.
+    """
+    before = []
+    for opened in sides:
+        threads = opened.backend.threads()
+        if threads is not None and threads > 1 and not is_large(opened):
+            before.append((opened.backend, threads))
+            opened.backend.set_threads(1)
+    try:
+        yield
+    finally:
+        for backend, threads in reversed(before):
+            backend.set_threads(threads)
+
+
+def is_large(opened: Opened) -> bool:
+    """Whether a side has enough parameters for threads to pay."""
+    return sum(math.prod(p.shape) for p in opened.side.parameters()) > LARGE
 
 
 def check_request(
@@ -209,7 +240,6 @@ def make_pair(ours: Opened, theirs: Opened, request: Request, story: Story) -> P
             dtype=request.dtype,
         )
 
-    prepare(ours, theirs, request)
     mapping = choose_mapping(request.weights, ours, theirs, with_mapping)
     story.notices.update(dict.fromkeys(mapping.notices))
     return with_mapping(mapping)

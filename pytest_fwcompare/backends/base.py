@@ -335,5 +335,9 @@ class Backend(ABC):
         """Plain facts for the record: version, threads, TF32 and determinism flags."""
         return {"version": self.version()}
 
+    def threads(self) -> int | None:
+        """How many threads it uses now, or None where that cannot be changed or told."""
+        return None
+
     def set_threads(self, count: int) -> None:
         """Use that many threads, where the framework lets one choose after its import."""

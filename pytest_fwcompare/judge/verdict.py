@@ -137,6 +137,8 @@ def assess(observed: Observed, dtype: str = "float32") -> Assessment:
     # Cancelled terms leave rounding of the size of what cancelled, whatever is left of them.
     floor = max(scale, observed.peak)
     unavoidable = max(observed.jitter, DOUBLE * floor)
+    # Nor is what is left of them a measure of anything.
+    scale = max(scale, unit * observed.peak)
     semantic_ratio = gap.size / max(unavoidable, 4 * DOUBLE * floor)
     hidden_ratio = gap.size / max(observed.jitter * DOUBLE / unit, DOUBLE * floor)
     precision_ratio = theirs.size / max(ours.size, observed.jitter, unit * floor)

@@ -69,9 +69,7 @@ def test_accuracy_lost_in_gradients_alone_must_show_on_half_of_the_examples(nois
 
 def test_accuracy_lost_in_one_output_is_enough():
     value = np.array([1.0, 2.0])
-    judged = assess(
-        Observed("output x", "output", value, value, value, value * (1 + 1e-3), 1e-7)
-    )
+    judged = assess(Observed("output x", "output", value, value, value, value * (1 + 1e-3), 1e-7))
     tally = Tally()
     tally.add(Finding("x", 0, "precision", (judged,)))
     for number in range(1, 9):

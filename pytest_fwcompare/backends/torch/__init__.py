@@ -71,6 +71,11 @@ class TorchBackend(Backend):
             "flush_denormal": _flushes_subnormals(),
         }
 
+    def threads(self) -> int | None:
+        import torch
+
+        return int(torch.get_num_threads())
+
     def set_threads(self, count: int) -> None:
         import torch
 
