@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from pytest_fwcompare.backends.base import Argument, Array, Backend, Built, Side
-from pytest_fwcompare.building import canonical_values, fill
-from pytest_fwcompare.networks import Network
+from pytest_fwcompare.building import fill
+from pytest_fwcompare.networks import Network, random_parameters
 
 
 @dataclass(frozen=True)
@@ -218,5 +218,5 @@ def _double(value: Array) -> Any:
 def opened(stack: ExitStack, backend: Backend, network: Network, dtype: str) -> Bench:
     """A bench that the stack closes, filled with the network's random weights."""
     bench = stack.enter_context(Bench(backend, network, dtype))
-    bench.fill(canonical_values(network, 0))
+    bench.fill(random_parameters(network, 0))
     return bench

@@ -11,9 +11,9 @@ import pytest
 
 from pytest_fwcompare.backends.base import Array
 from pytest_fwcompare.backends.registry import require
-from pytest_fwcompare.building import canonical_values
 from pytest_fwcompare.conformance.cases import CASES, Case
 from pytest_fwcompare.conformance.observe import Bench, Observation, gaps, jitter, opened
+from pytest_fwcompare.networks import random_parameters
 
 LARGEST_GAP = 1e-12
 """In float64, relative to the largest value of a tensor."""
@@ -41,7 +41,7 @@ class Expected:
 def expected(case: Case) -> tuple[Expected, ...]:
     """The reference at each of the case's sizes."""
     network = case.network()
-    values = canonical_values(network, 0)
+    values = random_parameters(network, 0)
     with ExitStack() as stack:
         bench = opened(stack, require("numpy"), network, "float64")
         found = []

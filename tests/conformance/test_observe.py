@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_fwcompare.backends.registry import require
-from pytest_fwcompare.building import canonical_values
 from pytest_fwcompare.conformance.cases import case
 from pytest_fwcompare.conformance.observe import Bench, Observation, draw_cotangents, gaps, jitter
-from pytest_fwcompare.networks import Activation, Sequential
+from pytest_fwcompare.networks import Activation, Sequential, random_parameters
 from pytest_fwcompare.weights.transforms import Transpose
 
 ONES = Observation({"y": np.ones((2, 3))}, {"x": np.ones((2, 4))}, {"w": np.full((4, 3), 2.0)})
@@ -61,7 +60,7 @@ def test_gradients_of_a_placement_come_back_canonical() -> None:
     each = case("dense")
     network, inputs = each.network(), each.inputs(each.sizes[0])
     with Bench(require("numpy"), network, "float64") as bench:
-        bench.fill(canonical_values(network, 0))
+        bench.fill(random_parameters(network, 0))
         expected = bench.observe(inputs)
         placements = tuple(
             replace(placed, transform=Transpose((1, 0)))
@@ -94,7 +93,7 @@ def test_axes_are_turned_on_the_way_in_and_out() -> None:
 def test_jitter_grows_with_the_movement_and_leaves_the_weights() -> None:
     each = case("lstm")
     network, inputs = each.network(), each.inputs(each.sizes[0])
-    values = canonical_values(network, 0)
+    values = random_parameters(network, 0)
     with Bench(require("numpy"), network, "float64") as bench:
         bench.fill(values)
         before = bench.side.read()
