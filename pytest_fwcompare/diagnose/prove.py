@@ -21,6 +21,15 @@ UNSEEN = 12
 ONWARD = 8
 """Operations computed on after the first find, to see that the port goes on with the value."""
 
+ARRANGED = frozenset(
+    (
+        *("mask", "softmax-axis", "kernel-layout", "flatten-order", "head-split", "fused-order"),
+        *("channel-order", "position", "reduction", "norm-axis", "residual", "initial-state"),
+    )
+)
+"""Causes that are told by which value lies where. Two of them may hold the same values in another
+arrangement, so what follows must be in the port, too."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -90,7 +99,7 @@ class Prover:
         hits: list[int] = []
         first: tuple[int, float, int] | None = None
         unseen = onward = 0
-        to_output, strong = False, False
+        to_output, strong, missed = False, False, False
         for place, value in self.replay.run(candidate.values):
             values[place] = value
             if not self._differs(place, value) or sides.sure[place]:
@@ -108,9 +117,12 @@ class Prover:
                 unseen += not moved
             else:
                 onward += not moved
+                missed = missed or (found is None and not moved and len(hits) == 1)
             if unseen > UNSEEN or (onward > ONWARD and strong):
                 break
         if first is None or not (strong or to_output):
+            return None
+        if candidate.cause in ARRANGED and missed and len(hits) == 1 and not to_output:
             return None
         place, distance, index = first
         nearest = sides.nearest(place)

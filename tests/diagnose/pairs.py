@@ -12,6 +12,17 @@ def diagnose_pair(reference, port, *inputs, **options):
     """Diagnosis of two torch modules; the port takes the reference's weights by name."""
     import torch
 
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # tiny networks beside other workers
+    try:
+        return _diagnose_pair(reference, port, *inputs, **options)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _diagnose_pair(reference, port, *inputs, **options):
+    import torch
+
     from pytest_fwcompare.backends.torch import TorchBackend
 
     generator = np.random.default_rng(3)
@@ -20,7 +31,7 @@ def diagnose_pair(reference, port, *inputs, **options):
             spread = 0.5 if parameter.ndim > 1 else 1.0
             value = generator.normal(size=tuple(parameter.shape)) * spread
             parameter.copy_(torch.from_numpy(value + 1.0 * ("norm" in name)))
-        for name, buffer in reference.named_buffers():
+        for _, buffer in reference.named_buffers():
             if buffer.is_floating_point():
                 value = generator.uniform(0.5, 1.5, tuple(buffer.shape))
                 buffer.copy_(torch.from_numpy(value))

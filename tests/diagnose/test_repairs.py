@@ -220,10 +220,11 @@ class Recurrent(nn.Module):
                 r, z = gate(a[0] + b[0]), gate(a[1] + b[1])
                 if knobs.get("swapped"):
                     r, z = z, r
-                new = a[2] + r * b[2]
                 if knobs.get("before"):
                     w, bias = self.weight_hh_l0[12:], self.bias_hh_l0[12:]
                     new = a[2] + (r * h) @ w.T + bias
+                else:
+                    new = a[2] + r * b[2]
                 h = (1 - z) * torch.tanh(new) + z * h
             else:
                 parts = (a + b).chunk(4, -1)
