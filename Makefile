@@ -8,13 +8,16 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 WORKERS ?= 2
 
-# Every worker of the test suite computes on its own; they must not fight for processors.
-ONE_THREAD := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1
+# Of each framework. Small networks gain nothing from more, and on a busy machine threads that wait
+# for each other lose everything; the workers of the test suite would fight for processors.
+THREADS ?= 1
+COUNT := OMP_NUM_THREADS=$(THREADS) TF_NUM_INTRAOP_THREADS=$(THREADS)
+COUNT += TF_NUM_INTEROP_THREADS=$(THREADS)
 
 .PHONY: compare test lint types suite test-slow test-cuda clean
 
 compare: $(STAMP)
-	$(BIN)/python -m pytest --fwcompare examples $(ARGS)
+	$(COUNT) $(BIN)/python -m pytest --fwcompare examples $(ARGS)
 
 test: lint types suite
 
@@ -26,10 +29,10 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 suite: $(STAMP)
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not cuda" tests $(ARGS)
+	$(COUNT) $(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not cuda" tests $(ARGS)
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow tests $(ARGS)
+	$(COUNT) $(BIN)/python -m pytest -m slow tests $(ARGS)
 
 # Takes the environment as it is: a machine with a GPU often has its frameworks and no network.
 test-cuda:

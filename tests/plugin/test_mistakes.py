@@ -10,7 +10,7 @@ MARKED = "import pytest\n@pytest.mark.fwcompare({})\ndef test_it(fwcompare_port)
 
 OPTIONS = {
     "unknown framework": (
-        "--fwcompare-frameworks=torch,pytorch",
+        "--fwcompare-frameworks=numpy,pytorch",
         "--fwcompare-frameworks: no framework 'pytorch'; the frameworks are torch, tensorflow, *",
     ),
     "no framework": (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,9 @@ def test_times_taken_among_workers_are_marked(project: pytest.Pytester) -> None:
 def test_a_network_runs_in_every_framework_and_is_ranked_within_the_test(
     project: pytest.Pytester, asked: Callable[[], list[str]]
 ) -> None:
+    for name in ("torch", "keras"):  # looked for, not imported: `compare` is made up
+        if find_spec(name) is None:
+            pytest.skip(f"{name} is not installed")
     project.makepyfile(NETWORK)
     result = project.runpytest("--fwcompare", "--fwcompare-frameworks=torch,keras", "-v")
     result.assert_outcomes(passed=2)
@@ -229,9 +233,8 @@ def test_fixtures_may_be_used_under_given(project: pytest.Pytester, fixture: str
             assert callable({fixture})
         """
     )
-    project.runpytest(
-        "--fwcompare", "-k", "torch or not tensorflow", "-W", "error"
-    ).assert_outcomes(passed=3 if fixture == "fwcompare_network" else 1)
+    result = project.runpytest("--fwcompare", "--fwcompare-frameworks=numpy", "-W", "error")
+    result.assert_outcomes(passed=1)
 
 
 def test_the_order_of_the_tests_stays_as_written(project: pytest.Pytester) -> None:
