@@ -47,12 +47,12 @@ class Group:
         return distance(self.expected, self.obtained)
 
 
-def distance(expected: Array, obtained: Array) -> float:
-    """Largest difference of sorted values, relative to the largest of both."""
+def distance(expected: Array, obtained: Array, least: float = 0.0) -> float:
+    """Largest difference of sorted values, relative to the largest of both and to `least`."""
     left, right = np.sort(expected.reshape(-1)), np.sort(obtained.reshape(-1))
     if left.size != right.size or not np.isfinite(right).all():
         return float("inf")
-    scale = max(float(np.abs(left).max(initial=0)), float(np.abs(right).max(initial=0)))
+    scale = max(float(np.abs(left).max(initial=0)), float(np.abs(right).max(initial=0)), least)
     return float(np.abs(left - right).max(initial=0) / scale) if scale else 0.0
 
 
@@ -159,9 +159,10 @@ def explain_group(sides: Sides, group: Group) -> Diagnosis:
     """One place where gradients part, with its cause if a changed path gives the port's."""
     graph, replay = sides.graph, Replay(sides.graph)
     tried: list[str] = []
+    scale = float(np.abs(group.expected).max(initial=0))
     for edge, text, family in changes(graph, replay, group):
         for factor in (0.0, *_factors(family, group.obtained)):
-            after = distance(family(factor), group.obtained)
+            after = distance(family(factor), group.obtained, scale)
             if after > TOLERANCE:
                 continue
             culprit, between = blame(graph, group.root, edge)

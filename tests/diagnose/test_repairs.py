@@ -222,7 +222,7 @@ class Recurrent(nn.Module):
                     r, z = z, r
                 if knobs.get("before"):
                     w, bias = self.weight_hh_l0[12:], self.bias_hh_l0[12:]
-                    new = a[2] + (r * h) @ w.T + bias
+                    new = a[2] + (r * h) @ w.T + bias + 0.0 * b[2]
                 else:
                     new = a[2] + r * b[2]
                 h = (1 - z) * torch.tanh(new) + z * h
