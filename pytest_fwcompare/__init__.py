@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 _PLACES = {
     "compare": "pytest_fwcompare.comparison",
+    "NumpyFunction": "pytest_fwcompare.backends.numpy",
     "as_function": "pytest_fwcompare.sides",
     "TensorSpec": "pytest_fwcompare.inputs.spec",
     "Comparison": "pytest_fwcompare.records",
@@ -25,6 +26,7 @@ __all__ = [*_PLACES, *_MODULES, "__version__"]
 
 if TYPE_CHECKING:
     from pytest_fwcompare import networks as networks
+    from pytest_fwcompare.backends.numpy import NumpyFunction as NumpyFunction
     from pytest_fwcompare.comparison import compare as compare
     from pytest_fwcompare.errors import FwcompareError as FwcompareError
     from pytest_fwcompare.errors import UsageError as UsageError

@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 
+@tf.autograph.experimental.do_not_convert  # type: ignore[untyped-decorator]
 def flatten(raw: Any) -> tuple[dict[str, Any], dict[str, str]]:
     """Tensors by name, and what is none with the reason.
 

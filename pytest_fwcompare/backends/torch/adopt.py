@@ -92,7 +92,7 @@ class TorchSide(Side):
         with torch.no_grad():
             for name, value in values.items():
                 target = known[name].tensor
-                array = np.ascontiguousarray(value)
+                array = np.asarray(value, order="C")  # ascontiguousarray makes a scalar (1,)
                 if array.shape != tuple(target.shape):
                     raise UsageError(
                         f"{self.role}: parameter {name!r} has shape {tuple(target.shape)}, got "
