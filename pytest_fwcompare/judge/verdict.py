@@ -34,6 +34,9 @@ PRECISION_FACTOR = 32.0
 """Port's noise over max(reference's noise, jitter) from which accuracy is lost. Right ports stay
 below 7, a half-precision detour or one-pass variance reaches 1e3 and more."""
 
+DROWNING_FACTOR = 1e3
+"""Port's noise over the gap from which the gap is what an unstable formula loses even in float64."""
+
 DOUBLE = unit_roundoff("float64")
 
 Kind = Literal["output", "input gradient", "parameter gradient", "buffer", "update"]
@@ -147,7 +150,9 @@ def assess(observed: Observed, dtype: str = "float32") -> Assessment:
     if nonfinite or nonfinite64:
         verdict = "nonfinite"
         shown = gap if nonfinite64 else difference(observed.reference, observed.port)
-    elif semantic_ratio > SEMANTIC_FACTOR:
+    elif semantic_ratio > SEMANTIC_FACTOR and not (
+        precision_ratio > PRECISION_FACTOR and theirs.size > DROWNING_FACTOR * gap.size
+    ):
         verdict = "semantic"
     elif precision_ratio > PRECISION_FACTOR:
         verdict = "precision"

@@ -90,6 +90,17 @@ def test_noise_of_the_port_alone_is_precision():
     assert assess(replace(observed, port=coarse)).verdict == "precision"
 
 
+def test_an_unstable_formula_that_loses_digits_in_float64_too_is_precision():
+    # One-pass variance: nothing is left in float32, half of the digits in float64.
+    observed = right()
+    port64 = observed.port64 * (1 + 1e-6)
+    port = observed.port64 * 0.5
+    unstable = replace(observed, port64=port64, port=port)
+    assert assess(unstable).verdict == "precision"
+    # The same gap in a port that is as accurate as it should be is another function.
+    assert assess(replace(unstable, port=port64)).verdict == "semantic"
+
+
 def test_noise_of_the_reference_alone_accuses_nobody():
     observed = right()
     coarse = observed.reference64 * (1 + 1e-3)
