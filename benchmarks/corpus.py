@@ -1,7 +1,8 @@
-"""The corpus of ports with known faults that lies beside the checkout, as inputs of `compare`."""
+"""Corpora of ports with known faults, as inputs of `compare`: ours, and one beside the checkout."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -9,21 +10,21 @@ from types import ModuleType
 
 import pytest_fwcompare as fwc
 
-CORPUS = Path(__file__).resolve().parents[2] / "shared"
+ROOT = Path(__file__).resolve().parents[1]
+CORPUS = ROOT.parent / "shared"
 
 
-def load() -> ModuleType:
-    """The corpus package; its frameworks are imported family by family."""
+def load(name: str = "ports") -> ModuleType:
+    """The corpus package, such as "tests.corpus"; frameworks are imported family by family."""
     # Set before TensorFlow is imported: its oneDNN build corrupts memory in some float32
     # gradients, and its start-up log hides the figures.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if not (CORPUS / "ports").is_dir():
-        sys.exit(f"the corpus is not there: {CORPUS / 'ports'}")
-    sys.path.insert(0, str(CORPUS))
-    import ports
-
-    return ports
+    if name == "ports" and not (CORPUS / "ports").is_dir():
+        sys.exit(f"the corpus is not there: {CORPUS / 'ports'}; try --corpus tests.corpus")
+    # Behind what is there: `tests/corpus` must not be taken for this module.
+    sys.path += [str(ROOT), str(CORPUS)]
+    return importlib.import_module(name)
 
 
 def specs(case) -> dict[str, fwc.TensorSpec]:

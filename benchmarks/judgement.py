@@ -2,6 +2,7 @@
 
     python benchmarks/judgement.py [family ...] [--seeds 3] [--examples 20] [--jobs 2]
                                    [--weights auto|copy] [--json PATH]
+                                   [--corpus tests.corpus] [--only fault ...]
 
 Each family runs in a process of its own. Prints a line for each port and then the totals:
 mapped, verdicts (confusion table), culprits, causes.
@@ -21,14 +22,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 
-def judge_family(family: str, seeds: int, examples: int, weights: str) -> list[dict]:
+def judge_family(
+    family: str, seeds: int, examples: int, weights: str, name: str, only: list[str]
+) -> list[dict]:
     """Judge all ports of a family; plain rows."""
     import corpus
 
-    ports = corpus.load()
+    ports = corpus.load(name)
     rows = []
     for case in ports.load_family(family):
         for fault_name in (None, *case.faults):
+            if only and (fault_name or "right") not in only:
+                continue
             for seed in range(seeds):
                 rows.append(judge_port(case, fault_name, seed, examples, weights))
                 print(line(rows[-1]), flush=True)
@@ -163,15 +168,25 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--weights", choices=("auto", "copy"), default="auto")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--corpus", default="ports", help="a package with FAMILIES")
+    parser.add_argument("--only", nargs="*", default=[], help='faults, "right" for none')
     options = parser.parse_args()
     import corpus
 
-    families = options.families or list(corpus.load().FAMILIES)
+    families = options.families or list(corpus.load(options.corpus).FAMILIES)
     rows = []
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.jobs, mp_context=context, max_tasks_per_child=1) as pool:
         for done in [
-            pool.submit(judge_family, family, options.seeds, options.examples, options.weights)
+            pool.submit(
+                judge_family,
+                family,
+                options.seeds,
+                options.examples,
+                options.weights,
+                options.corpus,
+                options.only,
+            )
             for family in families
         ]:
             rows += done.result()
