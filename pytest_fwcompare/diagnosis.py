@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pytest_fwcompare.diagnose import Diagnosis, diagnose
+from pytest_fwcompare.diagnose import BufferChange, Diagnosis, diagnose
 from pytest_fwcompare.errors import FwcompareError
 from pytest_fwcompare.inputs.examples import Example
 from pytest_fwcompare.judge.distances import unit_roundoff
@@ -57,7 +57,7 @@ def diagnose_finding(
         return Explained(verdict)
     example = (hidden or worst).example
     try:
-        found = records_of(pair, example, verdict)
+        found = records_of(pair, example, verdict, training=(hidden or worst).in_training)
     except FwcompareError as error:
         return Explained(verdict, notices=(f"no place was looked for: {error}",))
     except Exception as error:  # a verdict is not lost to a bug of what explains it
@@ -79,9 +79,33 @@ def diagnose_finding(
         evidence=found.evidence,
         notices=_tried(found),
     )
-    if unstable is not None:
-        explained = replace(explained, cause="dropout")
-    return explained
+    return explained if unstable is None else _random(pair, explained, unstable)
+
+
+def _random(pair: Pair, found: Explained, unstable: tuple[str, float]) -> Explained:
+    """Something random in inference: dropout that was left on, as far as anybody can tell."""
+    role, apart = unstable
+    said = (
+        f"two equal calls of the {role} differ by {apart:.2g}; the float64 shadow of the "
+        f"{'port' if role == 'reference' else 'reference'} repeats itself"
+    )
+    place = found.culprit
+    if found.culprit is not None:
+        place = _dropout_before(pair, found.culprit) or found.culprit
+    return replace(
+        found, cause="dropout", culprit=place, evidence=(said,), between=None, notices=()
+    )
+
+
+def _dropout_before(pair: Pair, culprit: str) -> str | None:
+    """The reference's last dropout module that ran before the culprit."""
+    last = None
+    for path, kind in pair.reference_modules:
+        if path == culprit:
+            return last
+        if "dropout" in kind.lower():
+            last = path
+    return last
 
 
 def _hidden(pair: Pair, finding: Finding[Example], found: Diagnosis) -> Explained:
@@ -118,21 +142,38 @@ def _tried(found: Diagnosis) -> tuple[str, ...]:
     return (f"no cause could be proved; tried: {', '.join(found.tried)}",)
 
 
-def records_of(pair: Pair, example: Example, verdict: Verdict) -> Diagnosis:
-    """Record both shadows on an example and diagnose them."""
+def records_of(
+    pair: Pair, example: Example, verdict: Verdict, *, training: bool = False
+) -> Diagnosis:
+    """Record both shadows on an example and diagnose them.
+
+    Args:
+        pair: both sides.
+        example: where they part.
+        verdict: what the judge said.
+        training: record a step in training mode, where the difference shows only there.
+    """
     point = pair.point(example)
-    reference = pair.run("reference", point, "double", record=True)
+    reference = pair.run("reference", point, "double", training=training, record=True)
     pair.expect(reference)
-    port = pair.run("port", point, "double", record=True)
+    port = pair.run("port", point, "double", training=training, record=True)
+    pair.reference_modules = [
+        (record.path, record.operation) for record in reference.recorded if record.is_module
+    ]
+    working = {}
+    if verdict in ("precision", "nonfinite"):
+        working = pair.run("port", point, "working", backward=False).outputs
     return diagnose(
         reference.recorded,
         port.recorded,
         reference_parameters=point.weights or pair.given,
         port_parameters=_port_values(pair, point),
         reference_layers=list(pair.reference_parameters.values()),
-        parameter_gradient_mismatch=_wrong_gradients(reference, port),
+        parameter_gradient_mismatch=_wrong_gradients(reference, port) if pair.backward else None,
         reference_outputs=reference.outputs,
         port_outputs=port.outputs,
+        port_working_outputs=working,
+        verdict=verdict,
     )
 
 
@@ -148,7 +189,25 @@ def _wrong_gradients(reference: Run, port: Run) -> dict[str, tuple[np.ndarray, n
         expected = reference.parameters.get(name)
         if expected is None or expected.shape != obtained.shape:
             continue
-        scale = float(np.abs(expected).max(initial=0.0)) or 1.0
-        if np.abs(expected - obtained).max(initial=0.0) > 1e-9 * scale:
+        if _differ(expected, obtained):
             wrong[name.removeprefix("gradient of ")] = (expected, obtained)
     return wrong
+
+
+def _wrong_buffers(pair: Pair, point: Point, reference: Run, port: Run) -> dict[str, BufferChange]:
+    """Buffers that a step in training mode left different, by the reference's name."""
+    before = point.weights or pair.given
+    wrong = {}
+    for name, obtained in port.buffers.items():
+        expected, source = reference.buffers.get(name), name.removeprefix("buffer ")
+        if expected is None or expected.shape != obtained.shape or source not in before:
+            continue
+        if _differ(expected, obtained):
+            wrong[source] = BufferChange(before[source], expected, obtained)
+    return wrong
+
+
+def _differ(expected: np.ndarray, obtained: np.ndarray) -> bool:
+    """Whether two float64 arrays differ by more than a constant kept in float64 can explain."""
+    scale = float(np.abs(expected).max(initial=0.0)) or 1.0
+    return bool(np.abs(expected - obtained).max(initial=0.0) > 1e-9 * scale)

@@ -100,6 +100,7 @@ class Pair:
         }
         self.backward = "backward" in checks
         self.notices: dict[str, None] = {}
+        self.reference_modules: list[tuple[str, str]] = []
         self._loaded: dict[tuple[str, str], object] = {}
         self._randomised: dict[int, dict[str, Array]] = {}
         self._output_names: dict[str, str] | None = None
