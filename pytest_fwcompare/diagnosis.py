@@ -55,7 +55,7 @@ def diagnose_finding(
         return Explained(verdict)
     if not explain and hidden is None:
         return Explained(verdict)
-    example = (hidden or worst).example
+    example = hidden.example if hidden is not None else telling(worst, tally)
     try:
         found = records_of(pair, example, verdict, training=(hidden or worst).in_training)
     except FwcompareError as error:
@@ -106,6 +106,12 @@ def _dropout_before(pair: Pair, culprit: str) -> str | None:
         if "dropout" in kind.lower():
             last = path
     return last
+
+
+def telling(worst: Finding[Example], tally: Tally[Example]) -> Example:
+    """The example to look for the place with: not the smallest, whose tensors are all alike."""
+    showing = [finding.example for finding in tally.showing()]
+    return max([worst.example, *showing], key=lambda example: example.telling)
 
 
 def _hidden(pair: Pair, finding: Finding[Example], found: Diagnosis) -> Explained:

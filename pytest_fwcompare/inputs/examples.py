@@ -14,6 +14,9 @@ from pytest_fwcompare.inputs.values import SCALES, Draw, concrete, explored, pat
 
 Array = np.ndarray
 
+DEGENERATE = ("grid", "sparse", "offset", "one-hot", "constant", "zeros")
+"""Patterns in which values repeat, so that a tensor is not known by its values."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -38,6 +41,14 @@ class Example:
         parts += [f"{name}: {draw}" for name, draw in self.draws]
         parts += [f"{name}: as given" for name, _ in self.arrays]
         return "; ".join(part for part in parts if part) + f"; {self.weights} weights"
+
+    @property
+    def telling(self) -> tuple[float, ...]:
+        """Orders examples by how much their tensors tell apart: size, plainness, scale near 1."""
+        size = float(np.prod([size for _, size in self.sizes])) if self.sizes else 0.0
+        plain = sum(draw.pattern not in DEGENERATE for _, draw in self.draws)
+        far = sum(abs(np.log10(draw.scale)) for _, draw in self.draws)
+        return (float(plain), size, -far)
 
     @property
     def rng(self) -> np.random.Generator:

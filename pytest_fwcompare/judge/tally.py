@@ -13,6 +13,9 @@ from pytest_fwcompare.records import TensorRow, Verdict
 ORDER: tuple[Verdict, ...] = ("semantic", "nonfinite", "precision", "subgradient", "equivalent")
 """From the one that decides to the one that is left when nothing else was found."""
 
+TRAINING = "training "
+"""Begins the names of tensors of a step in training mode."""
+
 T = TypeVar("T")
 
 
@@ -39,6 +42,12 @@ class Finding(Generic[T]):
         """Outputs and buffers agree; what is wrong shows in gradients alone."""
         wrong = [item for item in self.assessments if item.verdict == self.verdict]
         return all(item.kind in ("input gradient", "parameter gradient") for item in wrong)
+
+    @property
+    def in_training(self) -> bool:
+        """What is wrong shows in training mode alone."""
+        wrong = [item for item in self.assessments if item.verdict != "equivalent" or item.hidden]
+        return bool(wrong) and all(item.name.startswith(TRAINING) for item in wrong)
 
     @property
     def ratio(self) -> float:
@@ -93,6 +102,11 @@ class Tally(Generic[T]):
         verdict = self.verdict
         mine = [finding for finding in self.findings if finding.verdict == verdict]
         return max(mine, key=lambda finding: finding.severity, default=None)
+
+    def showing(self) -> list[Finding[T]]:
+        """All examples that show the verdict."""
+        verdict = self.verdict
+        return [finding for finding in self.findings if finding.verdict == verdict]
 
     def most_hidden(self) -> Finding[T] | None:
         """The example whose hidden difference stands out most, if there is one."""
