@@ -15,7 +15,7 @@ from pytest_fwcompare.diagnosis import diagnose_finding
 from pytest_fwcompare.errors import ModelError, UsageError
 from pytest_fwcompare.inputs.examples import Example, Plan, plan, search, shrink
 from pytest_fwcompare.inputs.spec import TensorSpec
-from pytest_fwcompare.judge.tally import Finding, Tally
+from pytest_fwcompare.judge.tally import ORDER, Finding, Tally
 from pytest_fwcompare.link import choose_mapping, telling_example
 from pytest_fwcompare.pair import Pair, StructureError, arguments
 from pytest_fwcompare.records import (
@@ -327,9 +327,12 @@ def with_training(
         ] = None
         return finding
     trained = judge_example(pair, example, number, training=True)
-    renamed = tuple(replace(a, name=f"training {a.name}") for a in trained.assessments)
-    verdict: Verdict = finding.verdict if finding.verdict != "equivalent" else trained.verdict
-    return replace(finding, verdict=verdict, assessments=finding.assessments + renamed)
+    return replace(
+        finding,
+        verdict=min(finding.verdict, trained.verdict, key=ORDER.index),
+        assessments=finding.assessments + trained.assessments,
+        notices=finding.notices + trained.notices,
+    )
 
 
 # Concluding --------------------------------------------------------------------------------------
@@ -373,13 +376,11 @@ def conclude(blank: Comparison, pair: Pair, request: Request, story: Story) -> C
 
 def shrunk(pair: Pair, request: Request, worst: Finding[Example]) -> Finding[Example]:
     """The smallest form of the worst example that shows the same verdict."""
-    best = [worst]
+    best, training = [worst], worst.in_training
 
     def still_fails(example: Example) -> bool:
         try:
-            finding = judge_example(
-                pair, example, worst.number, training="training" in request.checks
-            )
+            finding = judge_example(pair, example, worst.number, training=training)
         except (ModelError, StructureError):
             return False
         if finding.verdict != worst.verdict:
@@ -387,8 +388,7 @@ def shrunk(pair: Pair, request: Request, worst: Finding[Example]) -> Finding[Exa
         best[0] = finding
         return True
 
-    if not any("training" in item.name for item in worst.assessments):
-        shrink(request.plan, worst.example, still_fails)
+    shrink(request.plan, worst.example, still_fails)
     return best[0]
 
 

@@ -168,7 +168,7 @@ def records_of(
     ]
     working = {}
     if verdict in ("precision", "nonfinite"):
-        working = pair.run("port", point, "working", backward=False).outputs
+        working = pair.run("port", point, "working", training=training, backward=False).outputs
     return diagnose(
         reference.recorded,
         port.recorded,
@@ -176,6 +176,7 @@ def records_of(
         port_parameters=_port_values(pair, point),
         reference_layers=list(pair.reference_parameters.values()),
         parameter_gradient_mismatch=_wrong_gradients(reference, port) if pair.backward else None,
+        buffer_mismatch=_wrong_buffers(pair, point, reference, port),
         reference_outputs=reference.outputs,
         port_outputs=port.outputs,
         port_working_outputs=working,

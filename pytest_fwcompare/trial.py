@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pytest_fwcompare.errors import ModelError
 from pytest_fwcompare.inputs.examples import Example
-from pytest_fwcompare.judge.tally import Finding, plain_verdict
+from pytest_fwcompare.judge.tally import TRAINING, Finding, plain_verdict
 from pytest_fwcompare.judge.verdict import Assessment, assess
 from pytest_fwcompare.pair import Pair, Point, StructureError
 from pytest_fwcompare.records import Verdict
@@ -34,7 +35,10 @@ def judge_example(
 
 
 def _assess(pair: Pair, point: Point, training: bool) -> tuple[Assessment, ...]:
-    return tuple(assess(item, pair.dtype) for item in pair.observe(point, training=training))
+    found = (assess(item, pair.dtype) for item in pair.observe(point, training=training))
+    if not training:
+        return tuple(found)
+    return tuple(replace(item, name=f"{TRAINING}{item.name}") for item in found)
 
 
 def _settled_forward(assessments: Sequence[Assessment], verdict: Verdict) -> bool:
@@ -84,8 +88,6 @@ def _near(pair: Pair, point: Point, seed: int, training: bool) -> tuple[Assessme
 
 def _told(assessments: Sequence[Assessment], verdict: Verdict) -> tuple[Assessment, ...]:
     """Assessments with the verdict that was confirmed instead of the one at the point alone."""
-    from dataclasses import replace
-
     first: Verdict = plain_verdict(assessments)
     if verdict == first:
         return tuple(assessments)
