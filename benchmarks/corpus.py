@@ -1,4 +1,4 @@
-"""Corpora of ports with known faults, as inputs of `compare`: ours, and one beside the checkout."""
+"""Corpora of ports with known faults as inputs of `compare`: ours, and one beside this."""
 
 from __future__ import annotations
 
