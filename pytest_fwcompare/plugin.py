@@ -30,6 +30,8 @@ MARKER = (
 )
 FIXTURES = frozenset({"fwcompare_build", "fwcompare_network", "fwcompare_port"})
 
+LOG_WIDTH = 160
+
 MISTAKES = pytest.StashKey[list[str]]()
 
 
@@ -193,7 +195,9 @@ class Collector:
         from pytest_fwcompare.report.terminal import table
 
         terminalreporter.section("fwcompare")
-        for line in table(self.results(), terminalreporter._tw.fullwidth):
+        # A log has no width; only a terminal breaks long lines.
+        width = terminalreporter._tw.fullwidth if terminalreporter.isatty else LOG_WIDTH
+        for line in table(self.results(), width):
             terminalreporter.write_line(line)
         for path in self._config.stash[SETTINGS].reports:
             terminalreporter.write_line(f"report: {path}")

@@ -54,7 +54,9 @@ def table(results: Iterable[Result], width: int) -> list[str]:
     rows = [HEADINGS, *_rows(results)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
     spare = width - 1 - sum(widths[1:]) - 2 * len(widths)
-    widths[0] = min(widths[0], max(spare, NARROWEST))
+    limit = min(widths[0], max(spare, NARROWEST))
+    rows = [(shortened(row[0], limit), *row[1:]) for row in rows]
+    widths[0] = max(len(row[0]) for row in rows)
     lines = [_line(row, widths) for row in rows]
     timings = [timing for result in results for timing in result.comparison.timings]
     if any(timing.shared_machine for timing in timings):
@@ -65,20 +67,28 @@ def table(results: Iterable[Result], width: int) -> list[str]:
 
 
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:
-    cells = [shortened(row[0], widths[0]).ljust(widths[0])]
+    cells = [row[0].ljust(widths[0])]
     cells += [cell.ljust(size) for cell, size in zip(row[1:3], widths[1:3], strict=True)]
     cells += [cell.rjust(size) for cell, size in zip(row[3:], widths[3:], strict=True)]
     return "  ".join(cells).rstrip()
 
 
 def shortened(test: str, width: int) -> str:
-    """A node id in at most `width` columns; folders and file go first, then its end."""
+    """A node id in at most `width` columns: folders go first, the file, the end of the name.
+
+    Its parameters stay, as they tell the items of one test apart.
+    """
     if len(test) <= width:
         return test
-    name = test.rpartition("/")[2]
-    if len(name) > width:
-        name = name.partition("::")[2] or name
-    return name if len(name) <= width else name[: width - 1] + "\u2026"
+    path, _, name = test.partition("::")
+    file = f"{path.rpartition('/')[2]}::{name}" if name else path
+    if len(file) <= width:
+        return file
+    name = name or path
+    if len(name) <= width:
+        return name
+    tail = min(len(name) - name.find("["), 2 * width // 3) if "[" in name else 0
+    return name[: width - 1 - tail] + "\u2026" + name[len(name) - tail :]
 
 
 def _rows(results: Sequence[Result]) -> Iterable[tuple[str, ...]]:
@@ -110,7 +120,8 @@ def _rows(results: Sequence[Result]) -> Iterable[tuple[str, ...]]:
 
 
 def _name(result: Result) -> tuple[str]:
-    return (result.test if result.index == 1 else f"{result.test} #{result.index}",)
+    """Without the framework, which has a column of its own."""
+    return (result.group if result.index == 1 else f"{result.group} #{result.index}",)
 
 
 def total(timing: Timing) -> float:

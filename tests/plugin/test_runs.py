@@ -73,11 +73,12 @@ def test_a_run(project: pytest.Pytester, workers: tuple[str, ...], junit: bool) 
             "test * framework *verdict * gap * noise * forward * backward * ratio",
         ]
     )
-    rows = [line.split() for line in result.outlines if line.startswith("test_")]
+    start = result.outlines.index(next(li for li in result.outlines if "= fwcompare =" in li))
+    rows = [line.split() for line in result.outlines[start:] if line.startswith("test_")]
     verdicts = {row[0]: row[2] for row in rows if row[1:2] == ["keras"]}
     assert verdicts == {
-        "test_right[cpu-float32-eager]": "equivalent",
-        "test_wrong[cpu-float32-eager]": "semantic",
+        "test_a_run.py::test_right[cpu-float32-eager]": "equivalent",
+        "test_a_run.py::test_wrong[cpu-float32-eager]": "semantic",
     }
     if not junit:
         return
@@ -113,16 +114,16 @@ def test_a_network_runs_in_every_framework_and_is_ranked_within_the_test(
     for name in ("torch", "keras"):  # looked for, not imported: `compare` is made up
         if find_spec(name) is None:
             pytest.skip(f"{name} is not installed")
-    project.makepyfile(NETWORK)
+    project.makepyfile(test_n=NETWORK)
     result = project.runpytest("--fwcompare", "--fwcompare-frameworks=torch,keras", "-v")
     result.assert_outcomes(passed=2)
     result.stdout.fnmatch_lines(
         [
             "*test_net[[]torch-cpu-float32-eager[]] PASSED*",
             "*test_net[[]keras-cpu-float32-eager[]] PASSED*",
-            "*[[]torch-cpu* numpy *(reference)*",
-            "*[[]torch-cpu* torch *equivalent*1.00",
-            "*[[]keras-cpu* keras *equivalent*1.00",
+            "test_n.py::test_net[[]cpu-* numpy *(reference)*",
+            "test_n.py::test_net[[]cpu-* torch *equivalent*1.00",
+            "test_n.py::test_net[[]cpu-* keras *equivalent*1.00",
         ]
     )
     assert result.stdout.str().count("(reference)") == 1

@@ -23,9 +23,9 @@ def result(framework: str, milliseconds: float, **keywords: object) -> Result:
 def test_ratios_are_to_the_fastest_of_the_same_test() -> None:
     lines = table([result("torch", 1.0), result("keras", 2.5)], 120)
     assert [" ".join(line.split()) for line in lines[1:]] == [
-        "t.py::test_net[torch-cpu] numpy (reference) 9.00 ms 18.0 ms 9.00",
-        "t.py::test_net[torch-cpu] torch equivalent 2.1e-15 3.4e-07 1.00 ms 2.00 ms 1.00",
-        "t.py::test_net[keras-cpu] keras equivalent 2.1e-15 3.4e-07 2.50 ms 5.00 ms 2.50",
+        "t.py::test_net[cpu] numpy (reference) 9.00 ms 18.0 ms 9.00",
+        "t.py::test_net[cpu] torch equivalent 2.1e-15 3.4e-07 1.00 ms 2.00 ms 1.00",
+        "t.py::test_net[cpu] keras equivalent 2.1e-15 3.4e-07 2.50 ms 5.00 ms 2.50",
     ]
 
 
@@ -53,7 +53,8 @@ def test_without_timings_the_columns_stay_empty() -> None:
         (40, "tests/unit/test_net.py::test_lenet[cpu]"),
         (30, "test_net.py::test_lenet[cpu]"),
         (20, "test_lenet[cpu]"),
-        (10, "test_lene\u2026"),
+        (12, "test_l\u2026[cpu]"),
+        (13, "test_le\u2026[cpu]"),
     ],
 )
 def test_long_names_lose_folders_then_the_file_then_their_end(width: int, expected: str) -> None:
