@@ -1,0 +1,106 @@
+"""Stopwatches of the backends wait for their work, and a planted one that does not is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+import pytest_fwcompare as fwc
+from pytest_fwcompare import networks as fn
+from pytest_fwcompare.backends import registry
+from pytest_fwcompare.backends.base import Stopwatch
+from pytest_fwcompare.sides import InFramework, open_side
+from pytest_fwcompare.timing import sides
+from pytest_fwcompare.timing.sides import make_ready, time_network
+
+INSTALLED = [name for name, reason in registry.available().items() if reason is None]
+WORK_S = 5e-3
+NETWORK = fn.Sequential([fn.Dense(16), fn.Activation("tanh"), fn.Dense(3)], input_shape=(8,))
+
+
+def test_every_installed_framework_is_timed_and_waits_for_its_work() -> None:
+    timings = time_network(
+        NETWORK, INSTALLED, NETWORK.inputs, dtype="float32", device="cpu", mode="eager"
+    )
+    assert [timing.framework for timing in timings] == INSTALLED
+    for timing in timings:
+        assert timing.synchronised, timing.framework
+        assert timing.forward.median > 0
+        assert timing.forward.low <= timing.forward.median <= timing.forward.high
+        assert timing.backward is not None
+        assert timing.shapes == {"x": (sides.BATCH, 8)}
+    assert len({timing.threads for timing in timings}) == 1
+
+
+def test_a_framework_that_cannot_run_it_is_left_out() -> None:
+    timings = time_network(
+        NETWORK, ["numpy"], NETWORK.inputs, dtype="float32", device="cuda:99", mode="eager"
+    )
+    assert [timing.framework for timing in timings] == ["numpy"]
+    assert (
+        time_network(
+            NETWORK, ["numpy"], NETWORK.inputs, dtype="bfloat16", device="cpu", mode="eager"
+        )
+        == ()
+    )
+
+
+class Late:
+    """Hands its work to a queue and returns; values are waited for."""
+
+    def __init__(self, side: Any) -> None:
+        self._side, self._queue = side, ThreadPoolExecutor(1)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._side, name)
+
+    def forward(self, *arguments: Any, **keywords: Any) -> Any:
+        self._queue.submit(time.sleep, WORK_S).result()
+        return self._side.forward(*arguments, **keywords)
+
+    def stopwatch(self, *_: Any) -> Stopwatch:
+        def forward() -> None:
+            self._queue.submit(time.sleep, WORK_S)
+
+        return Stopwatch(forward, None)
+
+    def close(self) -> None:
+        self._queue.shutdown()
+        self._side.close()
+
+
+def punctual(side: Any) -> Any:
+    return side
+
+
+@pytest.mark.parametrize(("wrap", "waits"), [(punctual, True), (Late, False)])
+def test_a_stopwatch_that_does_not_wait_is_told(wrap: Callable[[Any], Any], waits: bool) -> None:
+    opened = open_side(
+        InFramework(NETWORK, "numpy"), "reference", dtype="float32", device="cpu", mode="eager"
+    )
+    opened = dataclasses.replace(opened, side=wrap(opened.side))
+    from pytest_fwcompare.inputs.examples import plan
+    from pytest_fwcompare.pair import arguments
+
+    planned = plan(NETWORK.inputs, ("given",), 0)
+    values = planned.arrays(sides.timed_example(planned))
+    given = arguments(planned, opened, "reference", values)
+    ready = make_ready("numpy", opened, given, values, backward=False)
+    opened.side.close()
+    assert ready.synchronised is waits
+
+
+def test_both_sides_of_one_framework_keep_their_names() -> None:
+    comparison = fwc.compare(
+        InFramework(NETWORK, "numpy"),
+        InFramework(NETWORK, "numpy"),
+        inputs=NETWORK.inputs,
+        examples=2,
+        timings=True,
+    )
+    assert [timing.framework for timing in comparison.timings] == ["numpy reference", "numpy"]
