@@ -39,6 +39,11 @@ DROWNING_FACTOR = 1e3
 
 DOUBLE = unit_roundoff("float64")
 
+SATURATED = 2.0**-38
+"""Share of a pass's largest gradient below which a gradient says nothing. Behind a saturated
+tanh, 1 - y^2 is one rounding of y or zero, as the framework's tanh happens to round, and inputs of
+a thousand times unit scale multiply it; the jitter is zero there."""
+
 Kind = Literal["output", "input gradient", "parameter gradient", "buffer", "update"]
 
 
@@ -142,7 +147,7 @@ def assess(observed: Observed, dtype: str = "float32") -> Assessment:
     unavoidable = max(observed.jitter, DOUBLE * floor)
     # Nor is what is left of them a measure of anything.
     scale = max(scale, unit * observed.peak)
-    semantic_ratio = gap.size / max(unavoidable, 4 * DOUBLE * floor)
+    semantic_ratio = gap.size / max(unavoidable, 4 * DOUBLE * floor, SATURATED * observed.peak)
     hidden_ratio = gap.size / max(observed.jitter * DOUBLE / unit, DOUBLE * floor)
     precision_ratio = theirs.size / max(ours.size, observed.jitter, unit * floor)
     shown = gap

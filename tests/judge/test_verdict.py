@@ -127,6 +127,25 @@ def test_a_gradient_that_cancels_to_zero_is_judged_by_what_cancelled():
     assert assess(replace(observed, port64=dust(1e-3), port=dust(1e-3))).verdict == "semantic"
 
 
+def test_a_saturated_gradient_is_judged_by_the_largest_of_its_pass():
+    # Behind tanh(19) the derivative is one rounding of 1 in one framework and zero in another,
+    # and no move of the point by half a unit changes that.
+    ours, theirs = np.zeros(4), np.full(4, 1e3 * 2.0**-52)
+    observed = Observed(
+        "gradient of hidden.weight",
+        "parameter gradient",
+        ours,
+        theirs,
+        ours,
+        ours,
+        jitter=0.0,
+        peak=1.0,
+    )
+    assert assess(observed).verdict == "equivalent"
+    assert assess(replace(observed, port64=theirs * 1e3)).verdict == "semantic"
+    assert assess(replace(observed, peak=1e-3)).verdict == "semantic"
+
+
 @pytest.mark.parametrize(
     ("expected", "obtained", "verdict"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ from pytest_fwcompare.backends.jax.modes import x64
 from pytest_fwcompare.backends.jax.outputs import Outputs
 from pytest_fwcompare.backends.jax.passes import JaxPass, to_numpy
 from pytest_fwcompare.backends.jax.shadow import Lift, lifted
+from pytest_fwcompare.backends.jax.stepwise import stepwise
 from pytest_fwcompare.errors import ModelError, UsageError
 
 
@@ -54,6 +56,8 @@ class JaxSide(Side):
             "working": jax.jit(lambda pull, cotangents: pull(cotangents)),
             "double": quick_jit(lambda pull, cotangents: pull(cotangents), device),
         }
+        # Compiling pays on a CPU; and what cannot be traced runs operation by operation.
+        self._together = mode == "eager" and device.platform == "cpu"
         self._adopt()
 
     def _adopt(self) -> None:
@@ -195,14 +199,23 @@ class JaxSide(Side):
 
         return run
 
-    def _program(self, precision: Precision, training: bool, gradients: bool) -> Any:
-        """What one pass runs; compiled unless it is eager working precision."""
-        key = (precision, training, gradients)
+    def _program(
+        self, precision: Precision, training: bool, gradients: bool, *, timed: bool = False
+    ) -> Any:
+        """What one pass runs.
+
+        Eager passes run operation by operation where no gradient is asked for or they are timed;
+        otherwise as one program that keeps the operations apart.
+        """
+        together = self._together and gradients and not timed and precision == "working"
+        key = (precision, training, gradients, together)
         if key in self._programs:
             return self._programs[key]
         function = self.function(training)
         if precision == "double":
             function = lifted(function, self.lift)
+        elif together:
+            function = stepwise(function)
 
         def forward(trained: Values, floats: Values, fixed: Values, call: Call) -> Any:
             return function({**fixed, **trained}, *call.filled(floats))
@@ -216,7 +229,7 @@ class JaxSide(Side):
             return outputs, changed, pull
 
         made: Any = differentiated if gradients else forward
-        if precision == "double":
+        if precision == "double" or together:
             made = quick_jit(made, self.device)
         elif self.mode != "eager":
             made = jax.jit(made)
@@ -253,14 +266,30 @@ class JaxSide(Side):
                 made, changed = self._recorded(arguments, precision, training)
             else:
                 call = self.given(arguments, precision)
-                outputs, changed, *pull = self._program(precision, training, gradients)(*call)
-                made = JaxPass(self, precision, outputs, changed, pull[0] if pull else None)
+                made, changed = self._ran(call, precision, training, gradients)
         self.leaks = list(self.lift.leaks)
         self.rounded_constants = list(self.lift.rounded)
         # Random streams go on, as they do in the model itself; all other state is put back.
         streams = self.twin.streams()
         self._others.update({name: changed[name] for name in streams if name in changed})
         return made
+
+    def _ran(
+        self, call: Sequence[Any], precision: Precision, training: bool, gradients: bool
+    ) -> tuple[JaxPass, Values]:
+        together = self._together and gradients and precision == "working"
+        try:
+            outputs, changed, *pull = self._program(precision, training, gradients)(*call)
+        except Exception:
+            if not together:
+                raise
+            # A Python condition on values, for example: eager code may hold it.
+            self._together = together = False
+            outputs, changed, *pull = self._program(precision, training, gradients)(*call)
+        pulled = pull[0] if pull else None
+        if together:
+            pulled = partial(self._pulls["double"], pulled)
+        return JaxPass(self, precision, outputs, changed, pulled), changed
 
     def _recorded(
         self, arguments: Sequence[Argument], precision: Precision, training: bool
@@ -276,8 +305,8 @@ class JaxSide(Side):
     ) -> Stopwatch:
         with self.errors("forward"), self.context("working"):
             call = self.given(arguments, "working")
-            plain = self._program("working", False, False)
-            differentiated = self._program("working", False, True)
+            plain = self._program("working", False, False, timed=True)
+            differentiated = self._program("working", False, True, timed=True)
 
         def forward() -> None:
             with self.context("working"):
@@ -285,9 +314,8 @@ class JaxSide(Side):
 
         if cotangents is None:
             return Stopwatch(forward, None)
-        first = self.forward(arguments, precision="working")
-        assert isinstance(first, JaxPass)
-        with self.context("working"):
+        with self.errors("forward"), self.context("working"):
+            first = JaxPass(self, "working", *differentiated(*call))
             pulled = first.seeds(cotangents)
 
         def forward_backward() -> None:
