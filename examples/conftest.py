@@ -12,14 +12,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 @pytest.fixture(scope="session")
 def digits():
-    """Handwritten digits of scikit-learn: images (1797, 16, 16, 1) in [0, 1], labels (1797,)."""
+    """Handwritten digits of scikit-learn, shuffled: images (1797, 16, 16, 1), labels (1797,)."""
     datasets = pytest.importorskip("sklearn.datasets")
     import numpy as np
 
     found = datasets.load_digits()
     # 8x8 pixels, each made 2x2, so that LeNet's two poolings leave something.
     images = np.kron(found.images / 16.0, np.ones((1, 2, 2)))
-    return images[..., None].astype("float32"), found.target
+    order = np.random.default_rng(0).permutation(len(images))
+    return images[order, ..., None].astype("float32"), found.target[order]
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,8 @@ from pytest_fwcompare.inputs.examples import Example, Plan, plan, search, shrink
 from pytest_fwcompare.inputs.spec import TensorSpec
 from pytest_fwcompare.judge.tally import ORDER, Finding, Tally
 from pytest_fwcompare.link import choose_mapping, telling_example
-from pytest_fwcompare.pair import Pair, StructureError, arguments
+from pytest_fwcompare.outputs import StructureError
+from pytest_fwcompare.pair import Pair, arguments
 from pytest_fwcompare.records import (
     Comparison,
     Controls,
@@ -31,6 +32,9 @@ from pytest_fwcompare.trial import judge_example, runs_alone
 
 LARGE = 4_000_000
 """Parameters from which on a network is judged with all threads."""
+
+FIRST_EXAMPLES = 8
+"""Planned examples among which one must have sizes that the reference takes."""
 
 CHECKS = ("forward", "backward", "training")
 SELF_DIFFERENCE = 1e-5
@@ -139,9 +143,9 @@ def compare_opened(ours: Opened, theirs: Opened, request: Request) -> Comparison
     )
     story = Story()
     try:
-        prepare(ours, theirs, request)
+        telling = prepare(ours, theirs, request)
         with calm_threads(ours, theirs):
-            pair = make_pair(ours, theirs, request, story)
+            pair = make_pair(ours, theirs, request, story, telling)
             judge_examples(pair, request, story)
             story.notices.update(pair.notices)
             story.notices.update(dict.fromkeys(ours.notices + theirs.notices))
@@ -225,7 +229,9 @@ def check_request(
     )
 
 
-def make_pair(ours: Opened, theirs: Opened, request: Request, story: Story) -> Pair:
+def make_pair(
+    ours: Opened, theirs: Opened, request: Request, story: Story, telling: Example
+) -> Pair:
     """Both sides with their weights mapped."""
 
     def with_mapping(mapping: Any) -> Pair:
@@ -240,17 +246,36 @@ def make_pair(ours: Opened, theirs: Opened, request: Request, story: Story) -> P
             dtype=request.dtype,
         )
 
-    mapping = choose_mapping(request.weights, ours, theirs, with_mapping)
+    mapping = choose_mapping(request.weights, ours, theirs, with_mapping, telling)
     story.notices.update(dict.fromkeys(mapping.notices))
     return with_mapping(mapping)
 
 
-def prepare(ours: Opened, theirs: Opened, request: Request) -> None:
-    """Let sides that build themselves on their first call do so before they are asked anything."""
-    example = telling_example(request.plan)
-    arrays = request.plan.arrays(example)
-    for role, opened in (("reference", ours), ("port", theirs)):
-        opened.side.prepare(arguments(request.plan, opened, role, arrays))
+def prepare(ours: Opened, theirs: Opened, request: Request) -> Example:
+    """Let sides that build themselves on their first call do so before they are asked anything.
+
+    Returns:
+        The first example whose sizes the reference can run.
+
+    Raises:
+        ModelError: the reference can run none of the first examples, or the port not this one.
+    """
+    plan = request.plan
+    first: ModelError | None = None
+    for example in list(plan.planned(FIRST_EXAMPLES)) or [telling_example(plan)]:
+        arrays = plan.arrays(example)
+        given = arguments(plan, ours, "reference", arrays)
+        try:
+            ours.side.prepare(given)
+            if example.sizes:
+                ours.side.forward(given, precision="working", gradients=False)
+        except ModelError as error:
+            first = first or error
+            continue
+        theirs.side.prepare(arguments(plan, theirs, "port", arrays))
+        return example
+    assert first is not None
+    raise first
 
 
 # Judging -----------------------------------------------------------------------------------------
@@ -369,7 +394,7 @@ def conclude(blank: Comparison, pair: Pair, request: Request, story: Story) -> C
         tensors=rows,
         examples=Examples(len(story.tally.findings), record_of(pair, worst)),
         weights=pair.mapping.rows() if pair.mapping is not None else (),
-        controls=controls_after(pair, worst, verdict),
+        controls=controls_after(pair, story, verdict),
         notices=tuple({**story.notices, **dict.fromkeys(found.notices), **leak_notices(pair)}),
     )
 
@@ -417,13 +442,14 @@ def leak_notices(pair: Pair) -> dict[str, None]:
     return said
 
 
-def controls_after(pair: Pair, finding: Finding[Example], verdict: Verdict) -> Controls:
-    """Disturbances after a pass, which the judge must notice."""
+def controls_after(pair: Pair, story: Story, verdict: Verdict) -> Controls:
+    """Disturbances after a pass, which the judge must notice, on the most telling example."""
     if verdict != "equivalent":
         return Controls()
     from pytest_fwcompare.controls import disturb
 
-    return disturb(pair, finding.example)
+    examples = [finding.example for finding in story.tally.findings]
+    return disturb(pair, max(examples, key=lambda example: example.telling))
 
 
 def time_sides(pair: Pair) -> tuple[Timing, ...]:

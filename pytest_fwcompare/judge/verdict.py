@@ -146,7 +146,8 @@ def assess(observed: Observed, dtype: str = "float32") -> Assessment:
     floor = max(scale, observed.peak)
     unavoidable = max(observed.jitter, DOUBLE * floor)
     # Nor is what is left of them a measure of anything.
-    scale = max(scale, unit * observed.peak)
+    if scale < 16 * unit * observed.peak:
+        scale = observed.peak
     semantic_ratio = gap.size / max(unavoidable, 4 * DOUBLE * floor, SATURATED * observed.peak)
     hidden_ratio = gap.size / max(observed.jitter * DOUBLE / unit, DOUBLE * floor)
     precision_ratio = theirs.size / max(ours.size, observed.jitter, unit * floor)
