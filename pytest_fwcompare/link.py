@@ -12,13 +12,18 @@ from pytest_fwcompare.diagnose.align import match
 from pytest_fwcompare.errors import ModelError, UsageError
 from pytest_fwcompare.inputs.examples import Example, Plan
 from pytest_fwcompare.judge.distances import finite_maximum
-from pytest_fwcompare.pair import Pair, StructureError
+from pytest_fwcompare.outputs import StructureError
+from pytest_fwcompare.pair import Pair
 from pytest_fwcompare.sides import Opened
 from pytest_fwcompare.weights.mapping import Evidence, Link, Mapping
 
 
 def choose_mapping(
-    weights: Any, reference: Opened, port: Opened, make_pair: Callable[[Mapping], Pair]
+    weights: Any,
+    reference: Opened,
+    port: Opened,
+    make_pair: Callable[[Mapping], Pair],
+    example: Example | None = None,
 ) -> Mapping:
     """The mapping that the `weights` argument of `compare` asks for.
 
@@ -27,6 +32,7 @@ def choose_mapping(
         reference: the opened reference.
         port: the opened port.
         make_pair: a pair that uses a mapping, to try candidates with.
+        example: to try them on; the first telling one if left out.
 
     Raises:
         UsageError: `weights` is none of these.
@@ -48,14 +54,16 @@ def choose_mapping(
             )
         )
     if weights == "auto":
-        return automatic_mapping(ours, theirs, **frameworks, evidence=evidence_of(make_pair))
+        return automatic_mapping(
+            ours, theirs, **frameworks, evidence=evidence_of(make_pair, example)
+        )
     if weights == "given":
         return _pairs_of_equal_values(
             automatic_mapping(ours, theirs, **frameworks), reference, port
         )
     if isinstance(weights, dict):
         return explicit_mapping(
-            weights, ours, theirs, **frameworks, evidence=evidence_of(make_pair)
+            weights, ours, theirs, **frameworks, evidence=evidence_of(make_pair, example)
         )
     if callable(weights):
         return _mapping_of_copy(weights, reference, port)
@@ -65,14 +73,15 @@ def choose_mapping(
     )
 
 
-def evidence_of(make_pair: Callable[[Mapping], Pair]) -> Callable[[Mapping], Evidence]:
+def evidence_of(
+    make_pair: Callable[[Mapping], Pair], example: Example | None = None
+) -> Callable[[Mapping], Evidence]:
     """A function that runs both shadows with a candidate's weights and tells how well it fits."""
     kept: dict[str, Any] = {}
 
     def evidence(mapping: Mapping) -> Evidence:
         pair = make_pair(mapping)
-        example = telling_example(pair.plan)
-        point = pair.point(example)
+        point = pair.point(example or telling_example(pair.plan))
         try:
             if "reference" not in kept:
                 kept["reference"] = pair.run(
@@ -84,8 +93,9 @@ def evidence_of(make_pair: Callable[[Mapping], Pair]) -> Callable[[Mapping], Evi
         except (ModelError, StructureError):
             return Evidence(0.0, float("inf"))
         gap = 0.0
-        for name, value in reference.outputs.items():
-            apart = np.asarray(value, float) - np.asarray(port.outputs[name], float)
+        for name, theirs in port.outputs.items():
+            value = reference.outputs[name]
+            apart = np.asarray(value, float) - np.asarray(theirs, float)
             with np.errstate(invalid="ignore"):
                 gap = max(gap, finite_maximum(apart) / (finite_maximum(value) or 1.0))
         found, suspects = _aligned(reference.recorded, port.recorded)

@@ -17,21 +17,17 @@ from pytest_fwcompare.backends.base import (
     Precision,
     Recorded,
 )
-from pytest_fwcompare.errors import FwcompareError
 from pytest_fwcompare.inputs.examples import Example, Plan
 from pytest_fwcompare.inputs.spec import TensorSpec
 from pytest_fwcompare.judge.distances import finite_maximum, representable, unit_roundoff
 from pytest_fwcompare.judge.verdict import Observed, moved, nudged
+from pytest_fwcompare.outputs import StructureError, pair_outputs
 from pytest_fwcompare.sides import Opened
 from pytest_fwcompare.weights.mapping import Mapping as WeightMapping
 from pytest_fwcompare.weights.randomise import randomise
 
 HAIR = 1e-4
 """Relative size of the move that tells a kink from a fault."""
-
-
-class StructureError(FwcompareError):
-    """The sides do not give the same tensors: names, number, shapes or kinds differ."""
 
 
 @dataclass
@@ -104,6 +100,7 @@ class Pair:
         self._loaded: dict[tuple[str, str], object] = {}
         self._randomised: dict[int, dict[str, Array]] = {}
         self._output_names: dict[str, str] | None = None
+        self._reference_skipped: Mapping[str, str] = {}
         self._shapes: dict[str, tuple[tuple[int, ...], str]] = {}
         self._output_axes: dict[str, tuple[int, ...] | None] = {}
 
@@ -230,9 +227,11 @@ class Pair:
         for name, reason in passed.skipped.items():
             self.notices[f"{role}: output {name!r} is not compared: {reason}"] = None
         if role == "reference":
+            self._reference_skipped = passed.skipped
             outputs = {
                 name: self._canonical_output(opened, name, value)
                 for name, value in passed.outputs.items()
+                if self._is_paired(role, name)
             }
             self._make_cotangents(point, outputs)
         else:
@@ -260,7 +259,7 @@ class Pair:
     def _backward(self, role: str, opened: Opened, passed: Pass, point: Point) -> Gradients:
         wanted = {}
         for name, value in passed.outputs.items():
-            if value.dtype.kind != "f":
+            if value.dtype.kind != "f" or not self._is_paired(role, name):
                 continue
             ours = name if role == "reference" else self._reference_name(name)
             cotangent = point.cotangents[ours]
@@ -281,6 +280,12 @@ class Pair:
             return opened.output_axes.get(name)
         return self._output_axes.get(name)
 
+    def _is_paired(self, role: str, name: str) -> bool:
+        """Whether an output is compared; all of them as long as the port has not run."""
+        if self._output_names is None:
+            return True
+        return name in (self._output_names if role == "reference" else self._output_names.values())
+
     def _reference_name(self, port_name: str) -> str:
         assert self._output_names is not None
         return next(ours for ours, theirs in self._output_names.items() if theirs == port_name)
@@ -288,7 +293,10 @@ class Pair:
     def _port_outputs(self, opened: Opened, passed: Pass, point: Point) -> dict[str, Array]:
         shapes = self._shapes
         if self._output_names is None:
-            self._output_names = pair_outputs(list(shapes), list(passed.outputs))
+            self._output_names, left_out = pair_outputs(
+                list(shapes), list(passed.outputs), self._reference_skipped, passed.skipped
+            )
+            self.notices.update(dict.fromkeys(left_out))
         made = {}
         for name, theirs in self._output_names.items():
             if theirs not in passed.outputs:
@@ -538,27 +546,6 @@ def arguments(
             value = np.ascontiguousarray(value.transpose(axes))
         made.append(Argument(name, value, keyword=bool(spec and spec.keyword)))
     return made
-
-
-def pair_outputs(reference: list[str], port: list[str]) -> dict[str, str]:
-    """Which output of the port stands for which of the reference's.
-
-    Raises:
-        StructureError: their numbers differ.
-    """
-    if set(reference) == set(port):
-        return {name: name for name in reference}
-    if len(reference) == len(port):
-        return dict(zip(reference, port, strict=True))
-    if set(port) > set(reference) or set(reference) > set(port):
-        raise StructureError(
-            f"the reference gives {len(reference)} outputs ({', '.join(reference)}), the port "
-            f"{len(port)} ({', '.join(port)}); a missing output is never skipped"
-        )
-    raise StructureError(
-        f"the reference gives {len(reference)} outputs ({', '.join(reference)}), the port "
-        f"{len(port)} ({', '.join(port)})"
-    )
 
 
 def _parallel(one: Run, two: Run) -> Iterator[tuple[str, Array, Array]]:

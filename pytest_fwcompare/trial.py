@@ -9,7 +9,8 @@ from pytest_fwcompare.errors import ModelError
 from pytest_fwcompare.inputs.examples import Example
 from pytest_fwcompare.judge.tally import TRAINING, Finding, plain_verdict
 from pytest_fwcompare.judge.verdict import Assessment, assess
-from pytest_fwcompare.pair import Pair, Point, StructureError
+from pytest_fwcompare.outputs import StructureError
+from pytest_fwcompare.pair import Pair, Point
 from pytest_fwcompare.records import Verdict
 
 NEIGHBOURS = 2

@@ -313,3 +313,75 @@ def test_axes_of_an_output_are_found_by_shape_and_said():
     assert found.verdict == "equivalent"
     assert any("taken as the port's, by shape" in notice for notice in found.notices)
     assert np.isfinite(found.noise)
+
+
+class Cache:
+    """Holds tensors and is none."""
+
+
+@pytest.mark.parametrize(
+    ("reference", "port", "notice"),
+    [
+        (
+            lambda y: {"y": y, "past": Cache()},
+            lambda y: {"y": y, "past": (2 * y, 3 * y)},
+            "port: output 'past' (2 tensors) is not compared: on the reference's side it is not "
+            "a tensor but Cache",
+        ),
+        (
+            lambda y: {"y": y, "past": ((2 * y,), y)},
+            lambda y: {"y": y, "past": Cache()},
+            "reference: output 'past' (2 tensors) is not compared: on the port's side it is not "
+            "a tensor but Cache",
+        ),
+        (
+            lambda y: {"y": y, "past": None},
+            lambda y: {"past": 2 * y, "y": y},
+            "port: output 'past' (1 tensors) is not compared: on the reference's side it is None",
+        ),
+    ],
+)
+def test_tensors_that_stand_for_an_object_of_the_other_side_are_left_out_and_said(
+    reference, port, notice
+):
+    found = judged(Two(reference), Two(port))
+    assert found.verdict == "equivalent", found.summary()
+    assert notice in found.notices
+    assert [row.name for row in found.tensors if row.name.startswith("output")] == ["output y"]
+
+
+def test_a_tensor_of_the_reference_that_the_port_leaves_none_is_an_error():
+    found = judged(Two(lambda y: {"y": y, "z": 2 * y}), Two(lambda y: {"y": y, "z": None}))
+    assert found.verdict == "error"
+    assert (
+        "the reference gives 2 outputs (y, z), the port 1 (y); a missing output" in found.message
+    )
+
+
+class Windows(nn.Module):
+    """A convolution that needs a few samples; `least` more of them than the kernel in the port."""
+
+    def __init__(self, least=0):
+        super().__init__()
+        self.filter = nn.Conv1d(1, 2, 4)
+        self.least = least
+
+    def forward(self, samples):
+        if samples.shape[-1] < self.least:
+            raise ValueError("too few samples")
+        return self.filter(samples)
+
+
+SAMPLES = {"samples": fwc.TensorSpec(("batch", 1, "samples"), kind="normal")}
+
+
+def test_sizes_that_the_reference_cannot_take_are_left_out():
+    found = judged(Windows(), Windows(), inputs=SAMPLES)
+    assert found.verdict == "equivalent", found.summary()
+    assert any("left out, as the reference cannot run them" in text for text in found.notices)
+
+
+def test_sizes_that_only_the_port_cannot_take_are_its_error():
+    found = judged(Windows(), Windows(least=6), inputs=SAMPLES)
+    assert found.verdict == "error"
+    assert found.message == "port, forward: torch raised ValueError: too few samples"

@@ -271,8 +271,12 @@ class LegacyKerasSide(TensorFlowSide):
     """A model of `tf_keras` (Keras 2), such as the TensorFlow classes of transformers."""
 
     def all_variables(self) -> list[Any]:
-        """All of the model's, seeds of random layers included."""
-        return [v for v in self.model.variables if isinstance(v, tf.Variable)]
+        """All of the model's, seeds of random layers included; none before its first call."""
+        try:
+            variables = self.model.variables
+        except ValueError:  # what Keras 2 raises until the first call has made them
+            return []
+        return [v for v in variables if isinstance(v, tf.Variable)]
 
     def list_owned(self) -> list[Owned]:
         """By variable name, e.g. "bert/embeddings/word_embeddings/weight"."""
@@ -288,7 +292,7 @@ class LegacyKerasSide(TensorFlowSide):
 
     def prepare(self, arguments: Sequence[Argument]) -> None:
         """Build a model that has not been called yet."""
-        if not self.model.built or not self.model.weights:
+        if not self.model.built or not self.all_variables():
             with self.explained("forward"):
                 self.call(arguments, self.tensors(arguments), False)
             self._owned = None
