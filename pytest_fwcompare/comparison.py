@@ -66,6 +66,8 @@ class Story:
     notices: dict[str, None] = field(default_factory=dict)
     unstable: tuple[str, float] | None = None
     discarded: dict[str, int] = field(default_factory=dict)
+    trained: int = 0
+    untrained: ModelError | None = None
 
 
 def compare(
@@ -305,6 +307,8 @@ def judge_examples(pair: Pair, request: Request, story: Story) -> None:
     if not story.tally.findings:
         reason = next(iter(story.discarded), "no example was drawn")
         raise ModelError("reference", "forward", f"no example could be run: {reason}")
+    if story.untrained is not None and not story.trained:
+        raise story.untrained
     for reason, count in story.discarded.items():
         story.notices[f"{count} examples left out, as the reference cannot run them: {reason}"] = (
             None
@@ -344,14 +348,26 @@ def judge(
 def with_training(
     pair: Pair, example: Example, number: int, finding: Finding[Example], story: Story
 ) -> Finding[Example]:
-    """The same example after one step in training mode: outputs, gradients and buffers."""
-    if pair.training_is_random(pair.point(example)):
-        story.notices[
-            "training outputs were not compared: a side draws random numbers in training mode "
-            "(dropout)"
-        ] = None
+    """The same example after one step in training mode: outputs, gradients and buffers.
+
+    Sizes that the reference refuses to be trained with (batch statistics of one value) are left
+    out; `judge_examples` raises if no others were drawn.
+    """
+    try:
+        if pair.training_is_random(pair.point(example)):
+            story.trained += 1
+            story.notices[
+                "training outputs were not compared: a side draws random numbers in training "
+                "mode (dropout)"
+            ] = None
+            return finding
+        trained = judge_example(pair, example, number, training=True)
+    except ModelError as error:
+        if error.role != "reference" or not example.sizes:
+            raise
+        story.untrained = error
         return finding
-    trained = judge_example(pair, example, number, training=True)
+    story.trained += 1
     return replace(
         finding,
         verdict=min(finding.verdict, trained.verdict, key=ORDER.index),
@@ -433,7 +449,7 @@ def record_of(pair: Pair, finding: Finding[Example]) -> ExampleRecord:
 
 def leak_notices(pair: Pair) -> dict[str, None]:
     """Shadows that were not float64 everywhere, said aloud."""
-    said = {}
+    said: dict[str, None] = {}
     for opened in (pair.reference, pair.port):
         for leak in opened.side.leaks[:5]:
             said[

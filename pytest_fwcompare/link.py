@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Mapping as MappingLike
 from typing import Any
 
 import numpy as np
 
 from pytest_fwcompare.backends.base import Array, Recorded
 from pytest_fwcompare.diagnose.align import match
-from pytest_fwcompare.errors import ModelError, UsageError
+from pytest_fwcompare.errors import MappingError, ModelError, UsageError
 from pytest_fwcompare.inputs.examples import Example, Plan
 from pytest_fwcompare.judge.distances import finite_maximum
 from pytest_fwcompare.outputs import StructureError
@@ -42,7 +43,7 @@ def choose_mapping(
     from pytest_fwcompare.weights.explicit import explicit_mapping
 
     ours, theirs = reference.side.parameters(), port.side.parameters()
-    frameworks = {
+    frameworks: dict[str, Any] = {
         "reference_framework": reference.side.framework,
         "port_framework": port.side.framework,
     }
@@ -58,9 +59,12 @@ def choose_mapping(
             ours, theirs, **frameworks, evidence=evidence_of(make_pair, example)
         )
     if weights == "given":
-        return _pairs_of_equal_values(
-            automatic_mapping(ours, theirs, **frameworks), reference, port
-        )
+        try:
+            paired = automatic_mapping(ours, theirs, **frameworks)
+        except MappingError as error:
+            text = f"gradients of parameters were not compared, as they are not paired: {error}"
+            return Mapping((), notices=(text,))
+        return _pairs_of_equal_values(paired, reference, port)
     if isinstance(weights, dict):
         return explicit_mapping(
             weights, ours, theirs, **frameworks, evidence=evidence_of(make_pair, example)
@@ -131,7 +135,7 @@ def _mapping_of_copy(copy: Callable[[Any, Any], Any], reference: Opened, port: O
 
     ours, theirs = reference.side, port.side
 
-    def write_reference(values: dict[str, Array]) -> None:
+    def write_reference(values: MappingLike[str, Array]) -> None:
         ours.load(values, "working")
 
     def run_copy() -> None:

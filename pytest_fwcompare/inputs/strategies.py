@@ -199,5 +199,10 @@ class _Abandoned(BaseException):
 def first_example(plan: Plan) -> Example:
     """The simplest example that the user's strategies give."""
     found: list[Example] = []
-    run_search(plan, 1, lambda example: (found.append(example), 0.0)[1], plan.seed)
+
+    def keep(example: Example) -> float:
+        found.append(example)
+        return 0.0
+
+    run_search(plan, 1, keep, plan.seed)
     return found[0]
