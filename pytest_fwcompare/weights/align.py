@@ -93,18 +93,21 @@ class Aligner:
         without = sum(not unit.kernel_size for unit in (*ones, *others))
         return sizes[0] == sizes[1] > 0 and without <= 1
 
-    def align(self) -> list[Group]:
-        """All groups, in the reference's order."""
+    def align(self) -> list[list[Group]]:
+        """Ways to pair all units, the likeliest first, each in the reference's order."""
+        found = []
         if self.ordered:
             groups = self.in_order()
             groups += self.leftovers(groups)
+            found.append(groups)
             if any(self.alone(groups)) or any(len(one) + len(two) > 2 for one, two in groups):
                 free = self.all_free()
-                if self.total(free) < self.total(groups) - REORDERED:
-                    groups = free
+                first = self.total(free) < self.total(groups) - REORDERED
+                found.insert(0 if first else 1, free)
         else:
-            groups = self.all_free()
-        return sorted(self.named_swaps(groups))
+            found.append(self.all_free())
+        ways = [sorted(self.named_swaps(found[0])), *map(sorted, found)]
+        return [way for place, way in enumerate(ways) if way not in ways[:place]]
 
     def all_free(self) -> list[Group]:
         """Groups of least cost where the order of definition says nothing."""

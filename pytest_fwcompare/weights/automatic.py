@@ -72,6 +72,16 @@ class Search:
         plan = self.made.plan
         known = self.ask(plan)
         moved: list[str] = []
+        for other in self.made.others:
+            if known.settled:
+                break
+            found = self.ask(other)
+            if found.better_than(known):
+                plan, known = other, found
+                moved = ["layers are paired in the order of their definition, not by names"]
+        if plan is not self.made.plan:
+            self.made = self.made.with_plan(plan)
+            plan = self.made.plan
         improved = True
         while improved and not known.settled:
             improved = False

@@ -42,7 +42,7 @@ CERTAIN_KINDS = frozenset(
 )
 """Class names whose layout the frameworks document."""
 
-SCALE = {"gamma", "scale", "g"}
+SCALE = {"gamma", "scale", "g", "gain"}
 SHIFT = {"bias", "biases", "beta", "shift", "offset", "b"}
 MEAN = {"mean"}
 VARIANCE = {"variance", "var"}

@@ -56,6 +56,7 @@ class Candidates:
 
     Attributes:
         plan: the best guess.
+        others: whole plans besides, such as the plain order of definition where names moved pairs.
         choices: questions in the reference's order, whole kinds of layers before single ones.
     """
 
@@ -63,7 +64,15 @@ class Candidates:
     reference: Sequence[Parameter]
     port: Sequence[Parameter]
     plan: Plan
+    others: list[Plan] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
+
+    def with_plan(self, plan: Plan) -> Candidates:
+        """The same with another plan as the best guess, and the questions that one leaves."""
+        made = replace(self, plan=plan, choices=[])
+        made.plan = replace(plan, layouts=voted(made))
+        made.choices = [*layout_choices(made), *swap_choices(made)]
+        return made
 
     @property
     def best(self) -> Mapping:
@@ -153,12 +162,11 @@ def candidates(
         )
     )
     aligner = Aligner(*sides, ordered)
-    groups = aligner.align()
-    made = Candidates(aligner, reference_parameters, port_parameters, Plan(tuple(groups)))
+    plans = [Plan(tuple(groups)) for groups in aligner.align()]
+    made = Candidates(aligner, reference_parameters, port_parameters, plans[0])
     check_common(made)
-    made.plan = replace(made.plan, layouts=voted(made))
-    made.choices = [*layout_choices(made), *swap_choices(made)]
-    return made
+    made.others = [made.with_plan(plan).plan for plan in plans[1:]]
+    return made.with_plan(made.plan)
 
 
 def check_common(made: Candidates) -> None:

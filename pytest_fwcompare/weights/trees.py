@@ -195,7 +195,7 @@ def segments(path: str, members: list[Parameter]) -> list[tuple[str, list[Parame
     """
     if len(members) == 1:
         return [(members[0].name, members)]
-    if plain_layer(members):
+    if plain_layer(members) or (path and alike_vectors(members)):
         return [(path or members[0].name, members)]
     made: list[tuple[str, list[Parameter]]] = []
     for parameter in members:
@@ -220,6 +220,17 @@ def plain_layer(members: list[Parameter]) -> bool:
         len(kernels) <= 1
         and len(set(roles)) == len(roles)
         and all(any(word in known for word in re.split(r"[_.]", role)) for role in roles)
+    )
+
+
+def alike_vectors(members: list[Parameter]) -> bool:
+    """A few vectors of one length, some without a telling name: a norm, however it calls them."""
+    shapes = {tuple(length for length in p.shape if length != 1) for p in members}
+    return (
+        len(members) <= 4
+        and len(shapes) == 1
+        and len(shapes.pop()) == 1
+        and not all(role_word(p) for p in members)
     )
 
 

@@ -6,7 +6,7 @@ import math
 
 import tensorflow as tf
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import nn
 
 from .common import Fault, Input, PortCase, as_trained, values_of

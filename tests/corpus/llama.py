@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from keras import layers, ops
 from torch import nn
 
@@ -80,9 +80,7 @@ class Llama(nn.Module):
     def __init__(self, dim=16, heads=4, groups=2, hidden=20, depth=2):
         super().__init__()
         self.embed = nn.Embedding(WORDS, dim)
-        self.layers = nn.ModuleList(
-            DecoderLayer(dim, heads, groups, hidden) for _ in range(depth)
-        )
+        self.layers = nn.ModuleList(DecoderLayer(dim, heads, groups, hidden) for _ in range(depth))
         self.norm = RMSNorm(dim)
         self.head = nn.Linear(dim, WORDS, bias=False)
         size = dim // heads

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tensorflow as tf
-import torch
 from torch import nn
 
 from .common import Fault, Input, PortCase, as_trained, values_of
@@ -76,7 +75,9 @@ class GroupNorm(tf.Module):
     def __call__(self, x):
         shape = tf.shape(x)
         batch, h, w, c = (shape[0], shape[1], shape[2], x.shape[3])
-        split = (c // self.groups, self.groups) if self.strided else (self.groups, c // self.groups)
+        split = (
+            (c // self.groups, self.groups) if self.strided else (self.groups, c // self.groups)
+        )
         y = tf.reshape(x, (batch, h, w, *split))
         axes = (1, 2, 3) if self.strided else (1, 2, 4)
         mean, var = tf.nn.moments(y, axes, keepdims=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keras
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from keras import layers, ops
 from torch import nn
 

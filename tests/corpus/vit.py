@@ -194,9 +194,7 @@ CASES = [
             "patches-by-column": Fault(
                 "semantic", "", "flatten-order", between=("patches", "layers.0.norm1")
             ),
-            "token-last": Fault(
-                "semantic", "", "position", between=("patches", "layers.0.norm1")
-            ),
+            "token-last": Fault("semantic", "", "position", between=("patches", "layers.0.norm1")),
             "mean-pool": Fault("semantic", "", "reduction", between=("norm", "head")),
             "tanh-gelu": Fault("semantic", "layers.1.mlp.1", "activation-variant"),
             "epsilon": Fault("semantic", "layers.0.norm2", "norm-epsilon"),

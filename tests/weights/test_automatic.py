@@ -540,3 +540,38 @@ def test_a_number_in_the_model_s_name_is_no_depth() -> None:
     made = guess(reference, port, ("torch", "tensorflow"))
     assert [link.sources for link in made.best.links] == [(p.name,) for p in reference]
     assert not made.choices
+
+
+def test_the_plain_order_is_tried_where_names_moved_pairs() -> None:
+    """Numbers in a name may count norms of a layer, not layers: only the values can tell."""
+    reference, port = [], []
+    for layer in range(2):
+        reference += [
+            *norm_torch(f"layers.{layer}.input_norm", 8),
+            *norm_torch(f"layers.{layer}.post_norm", 8),
+        ]
+        port += [*norm_keras(f"norm1_{layer}", 8), *norm_keras(f"norm2_{layer}", 8)]
+    made = guess(reference, port)
+    names = [p.name for p in reference]
+    plans = [made.mapping(plan) for plan in (made.plan, *made.others)]
+    assert any([link.sources[0] for link in plan.links] == names for plan in plans)
+    assert [link.sources[0] for link in plans[0].links] != names
+
+    def evidence(mapping: Mapping) -> Evidence:
+        right = sum(
+            link.sources == (name,) for link, name in zip(mapping.links, names, strict=True)
+        )
+        return Evidence(right / len(names), 0.0 if right == len(names) else 1.0)
+
+    found = automatic_mapping(
+        reference, port, reference_framework="torch", port_framework="keras", evidence=evidence
+    )
+    assert [link.sources[0] for link in found.links] == names
+    assert "in the order of their definition" in found.notices[0]
+
+
+def test_vectors_of_one_layer_are_a_norm_whatever_their_names() -> None:
+    reference = norm_torch("norm", 8)
+    port = [parameter(f"own/{name}", (8,), "OwnNorm") for name in ("factor", "term")]
+    made = guess(reference, port).best
+    assert sources(made) == {"own/factor": ("norm.weight",), "own/term": ("norm.bias",)}
