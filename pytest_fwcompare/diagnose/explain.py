@@ -22,8 +22,17 @@ BUDGET_S = 40.0
 EXACT = 1e-11
 """Differences below this are rounding: none of them is better than another."""
 
+ENOUGH = 4
+"""Values found in the port that settle a repair where its output is far."""
+
+SUSPECTS = 8
+"""Near misses that are looked at."""
+
 EARLIER = 24
 """Operations before a culprit among which rearrangements are tried last."""
+
+SMALL = 1e-4
+"""A gap below this may be the grown trace of a smaller one."""
 
 FAULTS = 6
 """Independent differences that are searched for."""
@@ -55,32 +64,56 @@ def explain(
         reference_outputs=reference_outputs,
         port_outputs=port_outputs,
     )
-    found = forward(sides)
+    deadline = monotonic() + BUDGET_S
+    found = forward(sides, deadline)
+    if not found or found[0].cause is None:
+        found = [*_suspects(sides, deadline), *found]
+    if found and found[0].cause is None and found[0].local_gap < SMALL:
+        # A smaller fault before it may have grown until it passed the tolerance here.
+        found = _finer(sides, deadline) or found
     if verdict in ("precision", "nonfinite"):
         # The function is the same, so what differs in float64 is beside the point unless proved.
         proved = [diagnosis for diagnosis in found if diagnosis.cause is not None]
         found = proved or explain_precision(sides, port_working_outputs, verdict) or found
     if not found:
         found = explain_gradients(sides, parameter_gradient_mismatch, reference_layers)
+        if found and found[0].cause is None:
+            # Gradients may part because of a forward difference that sums have hidden.
+            found = _finer(sides, deadline) or found
     if not found:
         found = explain_buffers(sides, buffer_mismatch, reference_layers)
-    for tolerance in FINE:
-        # Rounding alone reaches such differences, so only a proved cause counts.
-        found = found or [d for d in forward(sides.at(tolerance)) if d.cause is not None]
+    found = found or _finer(sides, deadline)
     if not found:
         return Diagnosis()
     first = united(found, sides)
     return replace(first, others=tuple(found[1:]))
 
 
-def forward(sides: Sides) -> list[Diagnosis]:
+def _suspects(sides: Sides, deadline: float) -> list[Diagnosis]:
+    """The first near miss that a repair explains: its difference fades behind it."""
+    for place in sides.near_misses()[:SUSPECTS]:
+        diagnosis, success = explain_place(sides, place, deadline)
+        if success is not None:
+            return [diagnosis]
+    return []
+
+
+def _finer(sides: Sides, deadline: float) -> list[Diagnosis]:
+    """Differences below the usual tolerance. Rounding reaches them, so only proved ones count."""
+    for tolerance in FINE:
+        found = [d for d in forward(sides.at(tolerance), deadline) if d.cause is not None]
+        if found:
+            return found
+    return []
+
+
+def forward(sides: Sides, deadline: float = float("inf")) -> list[Diagnosis]:
     """Differences of the forward passes, in data-flow order, each repaired before the next."""
-    deadline = monotonic() + BUDGET_S
     found: list[Diagnosis] = []
     done: set[int] = set()
     while len(found) < FAULTS:
         open_places = [place for place in sides.culprits() if place not in done]
-        if not open_places:
+        if not open_places or (found and monotonic() > deadline):
             break
         place = open_places[0]
         done.add(place)
@@ -145,7 +178,7 @@ def _try_all(spot: Spot, late: bool, tried: list[str], deadline: float) -> Succe
             made = Success(spot, candidate, proof)
             if best is None or made.rank > best.rank:
                 best = made
-            if proof.to_output and proof.after <= EXACT:
+            if proof.after <= EXACT and (proof.to_output or proof.hits > ENOUGH):
                 break
         if monotonic() > deadline:
             break

@@ -16,6 +16,10 @@ FINE = (1e-8, 1e-10)
 """Tolerances for faults too small for the usual one, tried where nothing else differs."""
 
 
+NEAR = 3e-2
+"""Relative difference below which a tensor is like another one, not an unrelated one."""
+
+
 @dataclass(frozen=True)
 class Location:
     """Where the difference begins.
@@ -135,6 +139,10 @@ class Sides:
             return bool(self.outputs.find(value, self.tolerance))
         return bool(self.alignment.matches[place])
 
+    def has(self, place: int) -> bool:
+        """Whether the port has the value there, and it says something."""
+        return self.telling(place) and self.matched(place)
+
     def telling(self, place: int) -> bool:
         """Whether the value there says anything."""
         return self.alignment.telling[place]
@@ -165,6 +173,24 @@ class Sides:
             and place in self.graph.live
             and all(self.right[source] for source in self.graph.inputs[place])
         ]
+
+    def near_misses(self) -> list[int]:
+        """Positions whose value the port nearly has, in execution order.
+
+        A difference may fade so much behind its source that later values are found: they clear
+        the source only if the port has nothing like it. So these are suspects, not culprits.
+        """
+        found = []
+        for place in range(len(self.graph)):
+            matched = self.alignment.matches[place] or not self.telling(place)
+            if matched or place not in self.graph.live:
+                continue
+            if not all(self.right[source] for source in self.graph.inputs[place]):
+                continue
+            nearest = self.nearest(place)
+            if nearest is not None and nearest.distance < NEAR:
+                found.append(place)
+        return found
 
     def nearest(self, place: int) -> Match | None:
         """The port's closest tensor; for an output, its position is that of an output."""

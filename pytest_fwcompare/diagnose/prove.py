@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 UNSEEN = 12
 """Operations computed on without finding anything before a repair is given up."""
 
+SEEN = 5
+"""The same where the port shows nearly all values, so that a right change is seen early."""
+
 ONWARD = 8
 """Operations computed on after the first find, to see that the port goes on with the value."""
 
@@ -87,6 +90,9 @@ class Prover:
     def __init__(self, sides: Sides, replay: Replay) -> None:
         self.sides = sides
         self.replay = replay
+        sure = [place for place, right in enumerate(sides.sure) if right and sides.telling(place)]
+        shown = sum(bool(sides.alignment.matches[place]) for place in sure)
+        self.patience = SEEN if len(sure) > 5 and shown > 0.8 * len(sure) else UNSEEN
 
     def prove(self, candidate: Candidate) -> Proof | None:
         """The proof, or None.
@@ -102,7 +108,7 @@ class Prover:
         to_output, strong, missed = False, False, False
         for place, value in self.replay.run(candidate.values):
             values[place] = value
-            if not self._differs(place, value) or sides.sure[place]:
+            if not self._differs(place, value) or sides.has(place):
                 continue
             found = self._find(place, value)
             moved = self.replay.kind(place) == "movement" or self.replay.is_identity(place)
@@ -118,7 +124,7 @@ class Prover:
             else:
                 onward += not moved
                 missed = missed or (found is None and not moved and len(hits) == 1)
-            if unseen > UNSEEN or (onward > ONWARD and strong):
+            if unseen > self.patience or (onward > ONWARD and strong):
                 break
         if first is None or not (strong or to_output):
             return None

@@ -28,7 +28,7 @@ def _diagnose_pair(reference, port, *inputs, **options):
     generator = np.random.default_rng(3)
     with torch.no_grad():
         for name, parameter in reference.named_parameters():
-            spread = 0.5 if parameter.ndim > 1 else 1.0
+            spread = (2.0 / parameter[0].numel()) ** 0.5 if parameter.ndim > 1 else 1.0
             value = generator.normal(size=tuple(parameter.shape)) * spread
             parameter.copy_(torch.from_numpy(value + 1.0 * ("norm" in name)))
         for _, buffer in reference.named_buffers():

@@ -23,12 +23,12 @@ from pytest_fwcompare.diagnose.operations.movement import pad
 @rule("linear", "linear")
 def linear(arguments: Arguments, options: Mapping[str, Any]) -> Array:
     """Inputs x (..., in) times weight (out, in) transposed, plus bias (out,)."""
-    value = arguments[0] @ arguments[1].T
-    return (
-        np.asarray(value + options.get("bias_factor", 1.0) * arguments[2])
-        if len(arguments) > 2
-        else value
-    )
+    x, weight = arguments[:2]
+    # As one matrix product: NumPy multiplies stacks of matrices without BLAS.
+    value = (x.reshape(-1, x.shape[-1]) @ weight.T).reshape(*x.shape[:-1], weight.shape[0])
+    if len(arguments) > 2:
+        value = value + options.get("bias_factor", 1.0) * arguments[2]
+    return np.asarray(value)
 
 
 def _addmm(record: Recorded) -> Iterator[Guess]:
