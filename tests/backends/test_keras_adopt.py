@@ -334,3 +334,20 @@ def test_the_corpus_of_ports(ports):
                 mine.parameters.values(), right.parameters.values(), strict=True
             ):
                 np.testing.assert_allclose(value, wanted, 1e-10, 1e-12)
+
+
+@pytest.mark.parametrize(("names", "order"), [(("z", "a"), "definition"), (("a", "z"), "names")])
+def test_a_dict_of_inputs_goes_by_its_own_names_or_in_the_order_of_its_definition(names, order):
+    keras.utils.set_random_seed(0)
+    z, a = keras.Input((2,), name="z"), keras.Input((2,), name="a", dtype="int32")
+    model = keras.Model({"z": z, "a": a}, z - 10 * keras.ops.cast(a, "float32"))
+    given = {"z": np.ones((1, 2)), "a": np.array([[3, 4]])}
+    if order == "definition":
+        arguments = [Argument("tokens", given["z"]), Argument("mask", given["a"])]
+    else:
+        arguments = [Argument(name, given[name], keyword=True) for name in names]
+    side = owner(model).adopt(model, dtype="float32", device="cpu", mode="eager", own=False)
+    with side:
+        for precision in ("working", "double"):
+            found = side.forward(arguments, precision=precision, gradients=False).outputs
+            np.testing.assert_array_equal(found["output"], [[-29, -39]])

@@ -29,6 +29,25 @@ def adopt(model: Any, *, dtype: str, device: str, mode: str, own: bool) -> Keras
     return KerasSide(model, dtype=dtype, device=device, mode=mode, own=own)
 
 
+def is_flat_dict(structure: Any, count: int) -> bool:
+    """Whether a model takes its inputs as one dict of `count` tensors."""
+    return (
+        isinstance(structure, dict)
+        and len(structure) == count
+        and all(isinstance(value, keras.KerasTensor) for value in structure.values())
+    )
+
+
+def keys_of(structure: dict[str, Any], arguments: Sequence[Argument]) -> list[str]:
+    """Keys of a model's dict of inputs, by argument.
+
+    The arguments' names where they are the model's own, else its keys in the order of its
+    definition, which flattening would sort.
+    """
+    names = [argument.name for argument in arguments]
+    return names if set(names) == set(structure) else list(structure)
+
+
 class KerasSide(TensorFlowSide):
     """A Keras 3 model, run in place."""
 
@@ -69,7 +88,7 @@ class KerasSide(TensorFlowSide):
     def tensors(self, arguments: Sequence[Argument], kind: tf.DType | None = None) -> list[Any]:
         """Inputs as tensors, integers as a functional model wants them."""
         made = super().tensors(arguments, kind)
-        wanted = self._inputs()
+        wanted = self._inputs(arguments)
         if len(wanted) != len(made):
             return made
         return [
@@ -79,26 +98,25 @@ class KerasSide(TensorFlowSide):
             for tensor, tensor_like in zip(made, wanted, strict=True)
         ]
 
-    def _inputs(self) -> list[Any]:
-        """Symbolic inputs of a functional model in order; none for other models."""
-        if not isinstance(self.model, keras.models.Model) or not hasattr(
-            self.model, "_inputs_struct"
-        ):
+    def _inputs(self, arguments: Sequence[Argument]) -> list[Any]:
+        """Symbolic inputs of a functional model, by argument; none for other models."""
+        structure = getattr(self.model, "_inputs_struct", None)
+        if not isinstance(self.model, keras.models.Model) or structure is None:
             return []
-        return list(keras.tree.flatten(self.model._inputs_struct))
+        if is_flat_dict(structure, len(arguments)):
+            return [structure[name] for name in keys_of(structure, arguments)]
+        return list(keras.tree.flatten(structure))
 
     def call(self, arguments: Sequence[Argument], tensors: Sequence[Any], training: bool) -> Any:
         """Several inputs of a functional model go in by the structure it was made with."""
         positional = [t for a, t in zip(arguments, tensors, strict=True) if not a.keyword]
         named = {a.name: t for a, t in zip(arguments, tensors, strict=True) if a.keyword}
         structure = getattr(self.model, "_inputs_struct", None)
-        if structure is not None and len(keras.tree.flatten(structure)) == len(arguments) > 1:
-            by_name = {a.name: t for a, t in zip(arguments, tensors, strict=True)}
-            if isinstance(structure, dict) and set(structure) == set(by_name):
-                positional, named = [{key: by_name[key] for key in structure}], {}
-            else:
-                flat = list(tensors)
-                positional, named = [keras.tree.pack_sequence_as(structure, flat)], {}
+        if is_flat_dict(structure, len(arguments)):
+            keys = keys_of(structure, arguments)
+            positional, named = [dict(zip(keys, tensors, strict=True))], {}
+        elif structure is not None and len(keras.tree.flatten(structure)) == len(arguments) > 1:
+            positional, named = [keras.tree.pack_sequence_as(structure, list(tensors))], {}
         if training:
             # A model whose `call` has no such argument hands it on to the layers inside.
             return self.model(*positional, training=True, **named)
