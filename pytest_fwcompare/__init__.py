@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 _PLACES = {
     "compare": "pytest_fwcompare.comparison",
     "NumpyFunction": "pytest_fwcompare.backends.numpy",
+    "compare_training": "pytest_fwcompare.training",
     "as_function": "pytest_fwcompare.sides",
     "TensorSpec": "pytest_fwcompare.inputs.spec",
     "Comparison": "pytest_fwcompare.records",
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from pytest_fwcompare.inputs.spec import TensorSpec as TensorSpec
     from pytest_fwcompare.records import Comparison as Comparison
     from pytest_fwcompare.sides import as_function as as_function
+    from pytest_fwcompare.training import compare_training as compare_training
     from pytest_fwcompare.weights import transforms as transforms
 
 
