@@ -436,11 +436,12 @@ class Pair:
         reference = self.run("reference", point, "working", training=training)
         port = self.run("port", point, "working", training=training)
         jitters = self._jitter(point, reference64, self.draws, training)
-        observed = list(self._rows(reference64, port64, reference, port, jitters))
+        origin = _origin(point)
+        observed = list(self._rows(reference64, port64, reference, port, jitters, origin))
         if self.draws < 3 and any(_undecided(item) for item in observed):
             # Another few draws where one might have been lucky.
             jitters = self._jitter(point, reference64, 3, training)
-            observed = list(self._rows(reference64, port64, reference, port, jitters))
+            observed = list(self._rows(reference64, port64, reference, port, jitters, origin))
         return observed
 
     def expect(self, reference: Run) -> None:
@@ -470,7 +471,13 @@ class Pair:
         return largest
 
     def _rows(
-        self, reference64: Run, port64: Run, reference: Run, port: Run, jitters: dict[str, float]
+        self,
+        reference64: Run,
+        port64: Run,
+        reference: Run,
+        port: Run,
+        jitters: dict[str, float],
+        origin: float,
     ) -> Iterator[Observed]:
         gradients = [*reference64.inputs.values(), *reference64.parameters.values()]
         peak = max((finite_maximum(value) for value in gradients), default=0.0)
@@ -497,6 +504,7 @@ class Pair:
                     theirs[name],
                     jitters.get(f"{kind}:{source}", 0.0),
                     ceiling,
+                    origin if kind.endswith("gradient") else 0.0,
                 )
 
     def training_is_random(self, point: Point) -> bool:
@@ -557,6 +565,13 @@ def _parallel(one: Run, two: Run) -> Iterator[tuple[str, Array, Array]]:
     ):
         for name, value in ours.items():
             yield f"{kind}:{name}", value, theirs[name]
+
+
+def _origin(point: Point) -> float:
+    """What a backward pass begins with, and what multiplies it in the gradient of a kernel."""
+    cotangents = max((finite_maximum(value) for value in point.cotangents.values()), default=0.0)
+    floats = (value for value in point.inputs.values() if value.dtype.kind == "f")
+    return cotangents * max([1.0, *(finite_maximum(value) for value in floats)])
 
 
 def _undecided(item: Observed) -> bool:

@@ -59,6 +59,8 @@ class Observed:
         jitter: max|ref64(moved) - ref64| over the draws, absolute.
         peak: largest magnitude among tensors of the same origin (all gradients of one pass): a
             tensor that is zero but for cancellation is as noisy as what cancelled.
+        origin: what the pass began with: the largest cotangent, times the largest input where
+            that is above one.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Observed:
     port: Array
     jitter: float
     peak: float = 0.0
+    origin: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,10 @@ def assess(observed: Observed, dtype: str = "float32") -> Assessment:
     scale = finite_maximum(observed.reference64) or finite_maximum(observed.port64) or 1.0
     # Cancelled terms leave rounding of the size of what cancelled, whatever is left of them.
     floor = max(scale, observed.peak)
+    # Where every gradient is below the rounding of what the pass began with, as when all units are
+    # saturated (1 - tanh^2 is zero where 1 / cosh^2 is 1e-19), rounding of that is all they are.
+    if observed.peak < 16 * unit * observed.origin:
+        floor = max(floor, observed.origin)
     unavoidable = max(observed.jitter, DOUBLE * floor)
     # Nor is what is left of them a measure of anything.
     if scale < 16 * unit * observed.peak:

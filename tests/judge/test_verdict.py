@@ -146,6 +146,26 @@ def test_a_saturated_gradient_is_judged_by_the_largest_of_its_pass():
     assert assess(replace(observed, peak=1e-3)).verdict == "semantic"
 
 
+def test_a_pass_whose_gradients_all_vanish_is_judged_by_what_it_began_with():
+    # All units behind tanh(20): 1 / cosh^2 is 1e-17, 1 - tanh^2 is zero; nothing in the pass is
+    # large enough to show that both are rounding.
+    ours, theirs = np.full(4, 1e-17), np.zeros(4)
+    observed = Observed(
+        "gradient of hidden.weight",
+        "parameter gradient",
+        ours,
+        theirs,
+        ours,
+        theirs,
+        jitter=1e-22,
+        peak=1e-17,
+        origin=3.0,
+    )
+    assert assess(observed).verdict == "equivalent"
+    assert assess(replace(observed, origin=0.0)).verdict == "semantic"
+    assert assess(replace(observed, reference64=ours * 1e6, peak=1e-11)).verdict == "semantic"
+
+
 @pytest.mark.parametrize(
     ("expected", "obtained", "verdict"),
     [
