@@ -161,7 +161,8 @@ class Sides:
         self.right = [False] * count
         for place in range(count):
             inputs = all(self.right[source] for source in self.graph.inputs[place])
-            silent = not self.telling(place) or not self.graph.records[place].arguments
+            record = self.graph.records[place]
+            silent = not self.telling(place) or not record.arguments or _counts(record)
             self.right[place] = self.sure[place] or (inputs and silent) or place in self.unknown
 
     def culprits(self) -> list[int]:
@@ -236,6 +237,18 @@ class Sides:
             gap=nearest.distance if nearest is not None else np.inf,
             rounding=rounding,
         )
+
+
+def _counts(record: Recorded) -> bool:
+    """Whether the value only counts or chooses: masks, lengths, indices.
+
+    A port has other ways to say the same, so such a value is held against it no further than by
+    what is computed from it.
+    """
+    if record.gradient is not None:
+        return False
+    with np.errstate(all="ignore"):
+        return bool(np.all(record.value == np.floor(record.value)))
 
 
 def locate(

@@ -8,6 +8,7 @@ from pytest_fwcompare.diagnose.repairs import (
     convolution,
     norms,
     order,
+    patterns,
     recurrent,
     sources,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "attention",
     "recurrent",
     "order",
+    "patterns",
     "sources",
     "activations",
 ]

@@ -10,6 +10,7 @@ from pytest_fwcompare.backends.base import Array
 from pytest_fwcompare.diagnose.operations import attempt
 from pytest_fwcompare.diagnose.prove import Candidate
 from pytest_fwcompare.diagnose.repairs.base import Spot, decades, repair, show
+from pytest_fwcompare.diagnose.repairs.patterns import keeps_off_zero
 from pytest_fwcompare.diagnose.replay import Replay
 
 FILLS = (-np.inf, -1e30, -1e9, -1e4, 0.0, -65504.0, -3.4028234663852886e38)
@@ -82,13 +83,18 @@ def number(spot: Spot) -> Iterator[Candidate]:
             "clipping", f"no limit (reference {show(own)})", {spot.place: x}, weak=True
         )
         return
-    cause = scale_cause(spot)
+    cause = "norm-epsilon" if keeps_off_zero(spot) else scale_cause(spot)
     if cause is None:
         return
     grid = decades(-8, 8, 1)
+    if cause == "norm-epsilon":
+        text = f"no epsilon (reference {show(own)})"
+        yield from spot.change(cause, text, number=0.0)
+        grid = decades(-16, 1, 1)
     if own < 0:
         grid = [-point for point in reversed(grid)]
     label = {"multiply": "scale", "divide": "divisor", "power": "base"}.get(function, "offset")
+    label = "epsilon" if cause == "norm-epsilon" else label
     yield from spot.solved(cause, label, "number", own, sorted({*grid, own * 0.999, own * 1.001}))
     if function in ("multiply", "divide"):
         x = np.asarray(spot.operation.arguments[0], np.float64)

@@ -232,13 +232,11 @@ def pooling(spot: Spot) -> Iterator[Candidate]:
     yield from spot.change(
         "reduction", f"{other} instead of {options['function']}", function=other
     )
-    if options["function"] == "max":
-        zero_padded = spot.operation.compute()
-        yield Candidate(
-            "padding-value",
-            "the border filled with zeros instead of minus infinity",
-            {spot.place: np.maximum(zero_padded, 0.0) if any(map(any, own)) else zero_padded},
-        )
+    if options["function"] == "max" and any(map(any, own)):
+        x = spot.operation.arguments[0]
+        bordered = np.pad(x, [(0, 0)] * (x.ndim - rank) + [tuple(pair) for pair in own])
+        text = "the border filled with zeros instead of minus infinity"
+        yield from spot.arguments("padding-value", text, bordered, padding=((0, 0),) * rank)
     for ceil in (True, False):
         for choice in (tuple(own), *_padding_choices(own, rank, max(options["kernel"]) - 1)):
             for count in (True, False):

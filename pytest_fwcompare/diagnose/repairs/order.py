@@ -183,6 +183,17 @@ def siblings(spot: Spot) -> list[int]:
     return found
 
 
+def turned(spot: Spot, parts: list[int]) -> bool:
+    """Whether parts of a tensor are negated and joined again, as rotary positions do it."""
+    after = [other for place in parts for other in spot.graph.consumers[place]]
+    negated = any(
+        (operation := spot.replay.operation(place)) is not None
+        and (operation.options.get("function") == "neg" or operation.options.get("number") == -1)
+        for place in after
+    )
+    return negated and len(parts) == 2
+
+
 @repair("movement")
 def cutting(spot: Spot) -> Iterator[Candidate]:
     """Parts of a fused tensor taken in another order, or interleaved."""
@@ -192,7 +203,7 @@ def cutting(spot: Spot) -> Iterator[Candidate]:
     parts = siblings(spot)
     if not 2 <= len(parts) <= 4:
         return
-    cause = "position" if order_cause(spot) == "position" else "fused-order"
+    cause = "position" if order_cause(spot) == "position" or turned(spot, parts) else "fused-order"
     values = [spot.graph.records[place].value for place in parts]
     for order in itertools.permutations(range(len(parts))):
         if order != tuple(range(len(parts))):

@@ -117,6 +117,7 @@ def embedding(spot: Spot) -> Iterator[Candidate]:
         masked = np.where((indices == padding)[..., None], 0.0, spot.record.value)
         text = f"token {padding} read as zeros"
         yield Candidate("embedding", text, {spot.place: masked})
+    cause = "position" if whole_steps(indices) else "embedding"
     for shift in (1, -1):
         moved = np.clip(indices + shift, 0, len(table) - 1)
-        yield from spot.arguments("embedding", f"indices shifted by {shift:+d}", moved, table)
+        yield from spot.arguments(cause, f"indices shifted by {shift:+d}", moved, table)

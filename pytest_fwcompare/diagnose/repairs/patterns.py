@@ -1,0 +1,148 @@
+"""Repairs of what several operations do together: gates, norms by hand, repeated heads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from pytest_fwcompare.backends.base import Array
+from pytest_fwcompare.diagnose.operations import attempt
+from pytest_fwcompare.diagnose.prove import Candidate
+from pytest_fwcompare.diagnose.repairs.base import Spot, repair
+from pytest_fwcompare.diagnose.repairs.order import alike, order_cause
+
+SMALL = 0.1
+"""Below this a number that is added may be an epsilon."""
+
+ROOTS = ("sqrt", "rsqrt")
+"""Activations whose argument a small number keeps off zero."""
+
+
+@repair("arithmetic")
+def gate(spot: Spot) -> Iterator[Candidate]:
+    """A product of an activation and a tensor, with the activation on the other factor."""
+    operation = spot.operation
+    if operation.options["function"] != "multiply" or len(operation.arguments) != 2:
+        return
+    for number in (0, 1):
+        source = spot.replay.source(spot.place, number)
+        inner = spot.replay.operation(source) if source is not None else None
+        if inner is None or inner.kind != "activation" or len(inner.arguments) != 1:
+            continue
+        plain, gated = inner.arguments[0], attempt(inner, (operation.arguments[1 - number],))
+        if gated is None or plain.shape != operation.arguments[number].shape:
+            continue
+        value = attempt(operation, (plain, gated))
+        if value is not None:
+            text = f"{inner.options['function']} on the other factor"
+            yield Candidate("activation-place", text, {spot.place: value}, places=(spot.place,))
+
+
+@repair("activation", "arithmetic")
+def centred_by_hand(spot: Spot) -> Iterator[Candidate]:
+    """A norm x / sqrt(mean(x^2) + eps), step by step: the mean of x subtracted first."""
+    square = _squares(spot)
+    if square is None:
+        return
+    source, axes = square
+    x = spot.graph.records[source].value
+    centred = np.asarray(x - x.mean(axis=axes, keepdims=True), np.float64)
+    values: dict[int, Array] = {}
+    for place in sorted(spot.graph.downstream([source]) - {source}):
+        if place - spot.place > 12:
+            break
+        if source in spot.graph.inputs[place] or any(
+            p in values for p in spot.graph.inputs[place]
+        ):
+            value = spot.replay.with_inputs(place, {**values, source: centred})
+            if value is None:
+                break
+            values[place] = value
+            if source in spot.graph.inputs[place] and len(values) > 1:
+                # The product with x ends the norm; what follows is computed as always.
+                text = f"the mean over axes {axes} subtracted"
+                yield Candidate("norm-axis", text, values, places=(spot.place,))
+                return
+
+
+def _squares(spot: Spot) -> tuple[int, tuple[int, ...]] | None:
+    """Position of x and the axes, where this operation squares x for a mean and a root."""
+    options = spot.operation.options
+    name = options.get("function")
+    squared = name == "square" or (name == "power" and options.get("number") == 2.0)
+    product = name == "multiply" and len(spot.operation.arguments) == 2
+    if product and spot.operation.arguments[0] is spot.operation.arguments[1]:
+        squared = True
+    source = spot.replay.source(spot.place, 0)
+    if not squared or source is None:
+        return None
+    for consumer in spot.graph.consumers[spot.place]:
+        mean = spot.replay.operation(consumer)
+        if mean is not None and mean.kind == "reduction" and mean.options["function"] == "mean":
+            return source, tuple(mean.options["axes"])
+    return None
+
+
+def keeps_off_zero(spot: Spot) -> bool:
+    """Whether this operation adds a small number under a root, or to one: an epsilon."""
+    options = spot.operation.options
+    if options.get("function") != "add" or not abs(options.get("number", 1.0)) < SMALL:
+        return False
+    after = [spot.replay.operation(place) for place in spot.graph.consumers[spot.place]]
+    source = spot.replay.source(spot.place, 0)
+    before = spot.replay.operation(source) if source is not None else None
+    names = [o.options.get("function") for o in [*after, before] if o is not None]
+    halves = [
+        o.options.get("number")
+        for o in after
+        if o is not None and o.options.get("function") == "power"
+    ]
+    return any(name in ROOTS for name in names) or any(h in (0.5, -0.5) for h in halves)
+
+
+@repair("movement")
+def selected(spot: Spot) -> Iterator[Candidate]:
+    """One index along an axis taken (a class token, the last step): a reduction instead."""
+    options = spot.operation.options
+    if options["move"] != "index":
+        return
+    x, axis = spot.operation.arguments[0], options["axis"]
+    for name, value in (
+        ("mean", x.mean(axis=axis)),
+        ("sum", x.sum(axis=axis)),
+        ("largest", x.max(axis=axis)),
+    ):
+        text = f"the {name} over axis {axis} instead of its index {options['start']}"
+        yield Candidate("reduction", text, {spot.place: value}, places=(spot.place,))
+
+
+@repair("movement")
+def repeated(spot: Spot) -> Iterator[Candidate]:
+    """Heads repeated one by one, or all of them one after the other: grouped queries."""
+    places = [place for place in alike(spot) if _other_repeat(spot, place) is not None]
+    cause = order_cause(spot)
+    cause = "channel-order" if cause == "flatten-order" else cause
+    for some in dict.fromkeys((tuple(places), (spot.place,))):
+        values = {place: v for place in some if (v := _other_repeat(spot, place)) is not None}
+        if spot.place in values:
+            text = "each repeated" if spot.operation.options["move"] == "tile" else "all repeated"
+            text += f" in turn, in {len(values)} places"
+            yield Candidate(cause, text, values, places=(spot.place,))
+
+
+def _other_repeat(spot: Spot, place: int) -> Array | None:
+    """A repetition along one axis in the other order."""
+    operation = spot.replay.operation(place)
+    if operation is None or operation.kind != "movement":
+        return None
+    x, options = operation.arguments[0], operation.options
+    if options["move"] == "each":
+        repeats = [1] * x.ndim
+        repeats[options["axis"]] = options["count"]
+        return np.tile(x, repeats)
+    if options["move"] == "tile" and len(options["repeats"]) == x.ndim:
+        axes = [axis for axis, count in enumerate(options["repeats"]) if count > 1]
+        if len(axes) == 1:
+            return np.repeat(x, options["repeats"][axes[0]], axis=axes[0])
+    return None
