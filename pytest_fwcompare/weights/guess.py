@@ -13,6 +13,7 @@ from pytest_fwcompare.weights.conventions import role_word
 from pytest_fwcompare.weights.conversions import UNDOCUMENTED
 from pytest_fwcompare.weights.mapping import Link, Mapping
 from pytest_fwcompare.weights.pairs import Draft
+from pytest_fwcompare.weights.remnants import pair_remnants
 from pytest_fwcompare.weights.transforms import Transform
 from pytest_fwcompare.weights.trees import alphabetical, units
 from pytest_fwcompare.weights.words import template
@@ -105,6 +106,17 @@ class Candidates:
                 left_port[slot.name] = f"no layer of the reference fits {slot.native}"
         order = {parameter.name: place for place, parameter in enumerate(self.port)}
         used = {source for link in links.values() for source in link.sources}
+        slots = [
+            [slot for unit in side for slot in unit.slots if slot.name in left]
+            for side, left in (
+                (self.aligner.reference, left_reference.keys() - used),
+                (self.aligner.port, left_port),
+            )
+        ]
+        for link in pair_remnants(*slots):
+            links[link.port] = link
+            used.update(link.sources)
+            del left_port[link.port]
         return Mapping(
             tuple(sorted(links.values(), key=lambda link: order[link.port])),
             {name: why for name, why in left_reference.items() if name not in used},
