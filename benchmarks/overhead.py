@@ -81,7 +81,10 @@ def count_calls(run: Callable[[], object]) -> Calls:
 def one_pass(model: torch.nn.Module, inputs: list[torch.Tensor], backward: bool) -> None:
     """A forward pass and, if wanted, gradients of inputs and parameters."""
     leaves = [value.detach().requires_grad_(value.is_floating_point()) for value in inputs]
-    outputs = model(*leaves)
+    with torch.set_grad_enabled(backward):
+        outputs = model(*leaves)
+    if isinstance(outputs, dict):
+        (outputs,) = outputs.values()
     if backward:
         sources = [v for v in leaves if v.requires_grad] + list(model.parameters())
         torch.autograd.grad(outputs, sources, torch.ones_like(outputs), allow_unused=True)

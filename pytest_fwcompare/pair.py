@@ -20,7 +20,7 @@ from pytest_fwcompare.backends.base import (
 from pytest_fwcompare.inputs.examples import Example, Plan
 from pytest_fwcompare.inputs.spec import TensorSpec
 from pytest_fwcompare.judge.distances import finite_maximum, representable, unit_roundoff
-from pytest_fwcompare.judge.verdict import Observed, moved, nudged
+from pytest_fwcompare.judge.verdict import Assessment, Observed, assess, moved, nudged
 from pytest_fwcompare.outputs import StructureError, pair_outputs
 from pytest_fwcompare.sides import Opened
 from pytest_fwcompare.weights.mapping import Mapping as WeightMapping
@@ -103,6 +103,7 @@ class Pair:
         self._reference_skipped: Mapping[str, str] = {}
         self._shapes: dict[str, tuple[tuple[int, ...], str]] = {}
         self._output_axes: dict[str, tuple[int, ...] | None] = {}
+        self._jittered: set[bool] = set()
 
     # Points ------------------------------------------------------------------------------------
 
@@ -426,23 +427,41 @@ class Pair:
     def observe(self, point: Point, *, training: bool = False) -> list[Observed]:
         """Both sides, working precision and shadow, and the jitter, at one point.
 
+        The jitter, which costs another run of the reference, is drawn at the first point and
+        wherever it could change a verdict; elsewhere it is None.
+
         Raises:
             ModelError: a side failed.
             StructureError: the sides do not give the same tensors.
         """
+        return self._observe(point, training)[0]
+
+    def judged(self, point: Point, *, training: bool = False) -> tuple[Assessment, ...]:
+        """What the judge says of `observe` at a point; raises what that raises."""
+        return self._observe(point, training)[1]
+
+    def _observe(
+        self, point: Point, training: bool
+    ) -> tuple[list[Observed], tuple[Assessment, ...]]:
         reference64 = self.run("reference", point, "double", training=training)
         self.expect(reference64)
         port64 = self.run("port", point, "double", training=training)
         reference = self.run("reference", point, "working", training=training)
         port = self.run("port", point, "working", training=training)
+        runs, origin = (reference64, port64, reference, port), _origin(point)
+        if training in self._jittered:
+            observed = list(self._rows(*runs, None, origin))
+            found = tuple(assess(item, self.dtype) for item in observed)
+            if all(item.settled for item in found):
+                return observed, found
+        self._jittered.add(training)
         jitters = self._jitter(point, reference64, self.draws, training)
-        origin = _origin(point)
-        observed = list(self._rows(reference64, port64, reference, port, jitters, origin))
+        observed = list(self._rows(*runs, jitters, origin))
         if self.draws < 3 and any(_undecided(item) for item in observed):
             # Another few draws where one might have been lucky.
             jitters = self._jitter(point, reference64, 3, training)
-            observed = list(self._rows(reference64, port64, reference, port, jitters, origin))
-        return observed
+            observed = list(self._rows(*runs, jitters, origin))
+        return observed, tuple(assess(item, self.dtype) for item in observed)
 
     def expect(self, reference: Run) -> None:
         """Hold the port's next outputs against the shapes of this run of the reference."""
@@ -476,7 +495,7 @@ class Pair:
         port64: Run,
         reference: Run,
         port: Run,
-        jitters: dict[str, float],
+        jitters: dict[str, float] | None,
         origin: float,
     ) -> Iterator[Observed]:
         gradients = [*reference64.inputs.values(), *reference64.parameters.values()]
@@ -502,7 +521,7 @@ class Pair:
                     theirs64[name],
                     ours[source],
                     theirs[name],
-                    jitters.get(f"{kind}:{source}", 0.0),
+                    None if jitters is None else jitters.get(f"{kind}:{source}", 0.0),
                     ceiling,
                     origin if kind.endswith("gradient") else 0.0,
                 )
@@ -580,7 +599,7 @@ def _undecided(item: Observed) -> bool:
         return False
     with np.errstate(invalid="ignore"):
         gap = finite_maximum(item.reference64 - item.port64)
-    return gap > item.jitter > 0
+    return item.jitter is not None and gap > item.jitter > 0
 
 
 def _kind_word(kind: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pytest_fwcompare.errors import ModelError
 from pytest_fwcompare.inputs.examples import Example
 from pytest_fwcompare.judge.tally import TRAINING, Finding, plain_verdict
-from pytest_fwcompare.judge.verdict import Assessment, assess
+from pytest_fwcompare.judge.verdict import Assessment
 from pytest_fwcompare.outputs import StructureError
 from pytest_fwcompare.pair import Pair, Point
 from pytest_fwcompare.records import Verdict
@@ -36,9 +36,9 @@ def judge_example(
 
 
 def _assess(pair: Pair, point: Point, training: bool) -> tuple[Assessment, ...]:
-    found = (assess(item, pair.dtype) for item in pair.observe(point, training=training))
+    found = pair.judged(point, training=training)
     if not training:
-        return tuple(found)
+        return found
     return tuple(replace(item, name=f"{TRAINING}{item.name}") for item in found)
 
 

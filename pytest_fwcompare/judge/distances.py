@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,7 @@ class Difference:
         index: place of that maximum; () for a scalar or an empty array.
         expected, obtained: the values there.
         odd: places where exactly one of the two is finite, or both are not but differ.
+        finite: every value of both is finite, and so is every distance.
     """
 
     size: float
@@ -36,6 +38,7 @@ class Difference:
     expected: float
     obtained: float
     odd: int = 0
+    finite: bool = False
 
 
 def finite_maximum(value: Array) -> float:
@@ -43,9 +46,8 @@ def finite_maximum(value: Array) -> float:
     if value.size == 0:
         return 0.0
     magnitude = np.abs(value.astype(np.float64, copy=False))
-    # The common case costs one pass; a sum is non-finite only if a value is, or is huge.
     largest = float(magnitude.max())
-    if np.isfinite(largest):
+    if math.isfinite(largest):
         return largest
     finite = magnitude[np.isfinite(magnitude)]
     return float(finite.max()) if finite.size else 0.0
@@ -61,13 +63,16 @@ def difference(expected: Array, obtained: Array) -> Difference:
     if expected.shape != obtained.shape:
         raise ValueError(f"shapes differ: {expected.shape} and {obtained.shape}")
     if expected.size == 0:
-        return Difference(0.0, (), 0.0, 0.0)
+        return Difference(0.0, (), 0.0, 0.0, finite=True)
     left = expected.astype(np.float64, copy=False)
     right = obtained.astype(np.float64, copy=False)
     with np.errstate(invalid="ignore", over="ignore"):
         distance = np.abs(left - right)
+    # The first NaN is the maximum to NumPy, so the maximum is finite only if all values are.
+    place = int(distance.argmax())
+    finite = math.isfinite(distance.flat[place])
     odd = 0
-    if not np.isfinite(distance.sum()):
+    if not finite:
         both = np.isfinite(left) & np.isfinite(right)
         with np.errstate(invalid="ignore"):
             alike = (left == right) | (np.isnan(left) & np.isnan(right))
@@ -75,17 +80,35 @@ def difference(expected: Array, obtained: Array) -> Difference:
         odd = int(wrong.sum())
         if odd:
             at = np.unravel_index(int(np.argmax(wrong)), wrong.shape)
-            place = tuple(int(i) for i in at)
+            index = tuple(int(i) for i in at)
             size = float(np.where(both, distance, 0.0).max())
-            return Difference(size, place, float(left[at]), float(right[at]), odd)
+            return Difference(size, index, float(left[at]), float(right[at]), odd)
         distance = np.where(both, distance, 0.0)
-    at = np.unravel_index(int(np.argmax(distance)), distance.shape)
+        place = int(distance.argmax())
+    at = np.unravel_index(place, distance.shape)
     return Difference(
         float(distance[at]),
         tuple(int(i) for i in at),
         float(left[at]),
         float(right[at]),
+        finite=finite,
     )
+
+
+def distance(expected: Array, obtained: Array) -> float:
+    """The largest difference alone; NaN or infinity unless every value is finite.
+
+    Args:
+        expected: (*shape) of any real dtype.
+        obtained: (*shape).
+    """
+    if expected.size == 0:
+        return 0.0
+    left = expected.astype(np.float64, copy=False)
+    right = obtained.astype(np.float64, copy=False)
+    with np.errstate(invalid="ignore", over="ignore"):
+        apart = left - right
+    return float(np.maximum(apart.max(), -apart.min()))
 
 
 def same_nonfinite(expected: Array, obtained: Array) -> bool:

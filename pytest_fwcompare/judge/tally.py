@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 from pytest_fwcompare.judge.verdict import Assessment
@@ -114,14 +114,24 @@ class Tally(Generic[T]):
         return max(hidden, key=lambda finding: finding.hidden_ratio, default=None)
 
     def rows(self) -> tuple[TensorRow, ...]:
-        """One row a tensor: of its worst example."""
+        """One row a tensor: of its worst example.
+
+        Where that example needed no jitter, as float64's own rounding explains the gap, the
+        largest that was drawn for the tensor in any example is given.
+        """
         best: dict[str, tuple[tuple[int, float], TensorRow]] = {}
+        jitters: dict[str, float] = {}
         for finding in self.findings:
             for item in finding.assessments:
+                if item.jitter >= 0:  # drawn
+                    jitters[item.name] = max(item.jitter, jitters.get(item.name, 0.0))
                 key = (-ORDER.index(item.verdict), item.severity)
                 if item.name not in best or key > best[item.name][0]:
                     best[item.name] = (key, item.row(finding.number))
-        return tuple(row for _, row in best.values())
+        return tuple(
+            row if row.jitter >= 0 else replace(row, jitter=jitters.get(name, 0.0))
+            for name, (_, row) in best.items()
+        )
 
 
 def plain_verdict(assessments: Sequence[Assessment]) -> Verdict:

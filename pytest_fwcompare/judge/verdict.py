@@ -8,6 +8,7 @@ any backward-stable program may lose here (Higham, Accuracy and Stability, secti
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +18,7 @@ from pytest_fwcompare.judge.distances import (
     Array,
     Difference,
     difference,
+    distance,
     finite_maximum,
     same_nonfinite,
     unit_roundoff,
@@ -35,7 +37,7 @@ PRECISION_FACTOR = 32.0
 below 7, a half-precision detour or one-pass variance reaches 1e3 and more."""
 
 DROWNING_FACTOR = 1e3
-"""Port's noise over the gap from which the gap is what an unstable formula loses even in float64."""
+"""Port's noise over the gap from which the gap is what an unstable formula loses in float64."""
 
 DOUBLE = unit_roundoff("float64")
 
@@ -56,7 +58,7 @@ class Observed:
         kind: what it is.
         reference64, port64: float64 shadows, (*shape).
         reference, port: working precision, (*shape).
-        jitter: max|ref64(moved) - ref64| over the draws, absolute.
+        jitter: max|ref64(moved) - ref64| over the draws, absolute; None if it was not drawn.
         peak: largest magnitude among tensors of the same origin (all gradients of one pass): a
             tensor that is zero but for cancellation is as noisy as what cancelled.
         origin: what the pass began with: the largest cotangent, times the largest input where
@@ -69,7 +71,7 @@ class Observed:
     port64: Array
     reference: Array
     port: Array
-    jitter: float
+    jitter: float | None
     peak: float = 0.0
     origin: float = 0.0
 
@@ -79,6 +81,7 @@ class Assessment:
     """What one example says of one tensor; `gap`, noises and `jitter` are relative to scale.
 
     Attributes:
+        jitter: NaN if it was not drawn.
         semantic_ratio: gap over what rounding the working dtype can explain.
         hidden_ratio: gap over what rounding of float64 can explain.
         precision_ratio: port's noise over what is unavoidable here.
@@ -103,6 +106,11 @@ class Assessment:
     def hidden(self) -> bool:
         """Something differs in exact arithmetic, though the working dtype could not tell."""
         return self.verdict == "equivalent" and self.hidden_ratio > HIDDEN_FACTOR
+
+    @property
+    def settled(self) -> bool:
+        """Whether the jitter, if it was not drawn, could change nothing: it only excuses."""
+        return self.verdict == "equivalent" and not self.hidden
 
     @property
     def severity(self) -> float:
@@ -139,11 +147,18 @@ def assess(observed: Observed, dtype: str = "float32") -> Assessment:
     if observed.reference64.dtype.kind in "iub" or observed.port64.dtype.kind in "iub":
         return _assess_exact(observed)
     unit = unit_roundoff(dtype)
-    nonfinite64 = not same_nonfinite(observed.reference64, observed.port64)
-    nonfinite = not same_nonfinite(observed.reference, observed.port)
     gap = difference(observed.reference64, observed.port64)
-    ours = difference(observed.reference64, observed.reference)
-    theirs = difference(observed.port64, observed.port)
+    ours = distance(observed.reference64, observed.reference)
+    theirs = distance(observed.port64, observed.port)
+    working = distance(observed.reference, observed.port)
+    nonfinite64 = nonfinite = False
+    if not (gap.finite and math.isfinite(ours + theirs)):
+        nonfinite64 = not same_nonfinite(observed.reference64, observed.port64)
+        nonfinite = not same_nonfinite(observed.reference, observed.port)
+        ours = difference(observed.reference64, observed.reference).size
+        theirs = difference(observed.port64, observed.port).size
+    if not math.isfinite(working):
+        working = difference(observed.reference, observed.port).size
     scale = finite_maximum(observed.reference64) or finite_maximum(observed.port64) or 1.0
     # Cancelled terms leave rounding of the size of what cancelled, whatever is left of them.
     floor = max(scale, observed.peak)
@@ -151,35 +166,38 @@ def assess(observed: Observed, dtype: str = "float32") -> Assessment:
     # saturated (1 - tanh^2 is zero where 1 / cosh^2 is 1e-19), rounding of that is all they are.
     if observed.peak < 16 * unit * observed.origin:
         floor = max(floor, observed.origin)
-    unavoidable = max(observed.jitter, DOUBLE * floor)
+    jitter = 0.0 if observed.jitter is None else observed.jitter
+    unavoidable = max(jitter, DOUBLE * floor)
     # Nor is what is left of them a measure of anything.
     if scale < 16 * unit * observed.peak:
         scale = observed.peak
     semantic_ratio = gap.size / max(unavoidable, 4 * DOUBLE * floor, SATURATED * observed.peak)
-    hidden_ratio = gap.size / max(observed.jitter * DOUBLE / unit, DOUBLE * floor)
-    precision_ratio = theirs.size / max(ours.size, observed.jitter, unit * floor)
+    hidden_ratio = gap.size / max(jitter * DOUBLE / unit, DOUBLE * floor)
+    precision_ratio = theirs / max(ours, jitter, unit * floor)
     shown = gap
     verdict: Verdict = "equivalent"
     if nonfinite or nonfinite64:
         verdict = "nonfinite"
         shown = gap if nonfinite64 else difference(observed.reference, observed.port)
     elif semantic_ratio > SEMANTIC_FACTOR and not (
-        precision_ratio > PRECISION_FACTOR and theirs.size > DROWNING_FACTOR * gap.size
+        precision_ratio > PRECISION_FACTOR and theirs > DROWNING_FACTOR * gap.size
     ):
         verdict = "semantic"
     elif precision_ratio > PRECISION_FACTOR:
         verdict = "precision"
-        shown = theirs
-    working = difference(observed.reference, observed.port)
+        shown = difference(observed.port64, observed.port)
+    elif observed.jitter is None and hidden_ratio <= HIDDEN_FACTOR:
+        # Ratios of examples with and without a jitter are held against each other.
+        semantic_ratio = gap.size / max(ours, unit * floor)
     return Assessment(
         name=observed.name,
         kind=observed.kind,
         verdict=verdict,
         gap=gap.size / scale,
-        reference_noise=ours.size / scale,
-        port_noise=theirs.size / scale,
-        jitter=observed.jitter / scale,
-        ulp=working.size / (2 * unit * scale),
+        reference_noise=ours / scale,
+        port_noise=theirs / scale,
+        jitter=math.nan if observed.jitter is None else jitter / scale,
+        ulp=working / (2 * unit * scale),
         semantic_ratio=semantic_ratio,
         hidden_ratio=hidden_ratio,
         precision_ratio=precision_ratio,
@@ -193,7 +211,7 @@ def _assess_exact(observed: Observed) -> Assessment:
     found = difference(observed.reference64, observed.port64)
     wrong = found.size > 0
     # An index chosen between two values that rounding moves past each other is no fault.
-    settled = observed.jitter == 0
+    settled = not observed.jitter
     scale = finite_maximum(observed.reference64) or 1.0
     return Assessment(
         name=observed.name,
@@ -202,7 +220,7 @@ def _assess_exact(observed: Observed) -> Assessment:
         gap=found.size / scale,
         reference_noise=0.0,
         port_noise=0.0,
-        jitter=observed.jitter / scale,
+        jitter=math.nan if observed.jitter is None else observed.jitter / scale,
         ulp=0.0,
         semantic_ratio=float("inf") if wrong and settled else 0.0,
         hidden_ratio=0.0,

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from pytest_fwcompare.backends.base import Parameter
 from pytest_fwcompare.weights.transforms import (
@@ -79,7 +80,7 @@ class Slot:
     def native(self) -> tuple[int, ...]:
         return self.parameter.shape
 
-    @property
+    @cached_property
     def size(self) -> int:
         total = 1
         for length in self.native:

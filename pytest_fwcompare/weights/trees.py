@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from pytest_fwcompare.backends.base import Parameter
 from pytest_fwcompare.weights import recurrent
@@ -44,7 +45,7 @@ class Unit:
     index: int
     numbers: tuple[int, ...] = ()
 
-    @property
+    @cached_property
     def signature(self) -> tuple[object, ...]:
         several = len(self.slots) > 1
         return (
@@ -56,7 +57,7 @@ class Unit:
             ),
         )  # fmt: skip
 
-    @property
+    @cached_property
     def kernel_size(self) -> int:
         """Number of values in kernels and embeddings."""
         return sum(s.size for s in self.slots if s.role in ("kernel", "embedding"))
