@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from pytest_fwcompare.backends.base import Array
+from pytest_fwcompare.backends.base import Array, Parameter
 from pytest_fwcompare.backends.optimizers import Stepper, open_stepper
 from pytest_fwcompare.comparison import Request, Story
 from pytest_fwcompare.diagnose.optimizers import Series
 from pytest_fwcompare.diagnose.updates import explain_updates
 from pytest_fwcompare.errors import UsageError
 from pytest_fwcompare.inputs.examples import Example
-from pytest_fwcompare.judge.distances import finite_maximum, representable, unit_roundoff
+from pytest_fwcompare.judge.distances import finite_maximum, representable
 from pytest_fwcompare.judge.tally import Finding, Tally, plain_verdict
-from pytest_fwcompare.judge.verdict import DOUBLE, Assessment, Observed, assess, moved
+from pytest_fwcompare.judge.updates import judge_update
+from pytest_fwcompare.judge.verdict import Assessment, assess, moved
 from pytest_fwcompare.losses import LOSS_ROW, Loss
 from pytest_fwcompare.pair import Pair, Point
 from pytest_fwcompare.records import Comparison, ExampleRecord, Examples
@@ -27,9 +28,6 @@ ROLES = ("reference", "port")
 
 DRAWS = 2
 """Runs of the reference's optimizer on moved gradients, for the jitter."""
-
-CORRECTION_LOSS = 1e2
-"""Roundings that an update may lose in working precision: bias corrections 1 - beta^t cancel."""
 
 Schedule = Callable[[int], float]
 
@@ -56,11 +54,19 @@ class Record:
 
 @dataclass(frozen=True)
 class Trained:
-    """One parameter of the port that is trained, or should be."""
+    """One parameter of the port that is trained, or should be.
+
+    Attributes:
+        link: how the port's is made.
+        source: name of the reference's.
+        moves: whether the port trains it.
+        expected: whether the reference does.
+    """
 
     link: Link
     source: str
     moves: bool
+    expected: bool
 
     @property
     def title(self) -> str:
@@ -105,11 +111,11 @@ class Run:
         rng = np.random.default_rng(0)
         for link in pair.mapping.links:
             ours = [pair.reference_parameters[name] for name in link.sources]
-            moves = pair.port_parameters[link.port].trainable
+            moves = is_trained(pair.port_parameters[link.port])
             if not any(p.trainable for p in ours):
                 if moves:
                     self.story.notices[
-                        f"the port trains {link.port}, which the reference does not train"
+                        f"the port trains {link.port}, which is a buffer of the reference"
                     ] = None
                 continue
             if len(ours) != 1 or not _rearranges(link, ours[0].shape, rng):
@@ -119,7 +125,8 @@ class Run:
                     f"learns at another rate"
                 ] = None
                 continue
-            yield Trained(link, ours[0].name, moves)
+            if moves or is_trained(ours[0]):
+                yield Trained(link, ours[0].name, moves, is_trained(ours[0]))
 
     # Steps -------------------------------------------------------------------------------------
 
@@ -143,8 +150,8 @@ class Run:
         """All steps at one factor of the loss."""
         start = self.pair.point(batches[0]).weights
         weights = dict(start if start is not None else self.pair.given)
-        ours = {name: weights[name] for name in self.sources}
-        theirs = self._port(ours, moving=True)
+        ours = {t.source: weights[t.source] for t in self.trained if t.expected}
+        theirs = self._port(weights, moving=True)
         dtype = self.request.dtype
         steppers = {
             (role, kind): self._stepper(role, ours if role == "reference" else theirs, kind)
@@ -188,6 +195,10 @@ class Run:
             if t.moves or not moving
         }
 
+    def _expected(self, values: Mapping[str, Array]) -> dict[str, Array]:
+        """Those of the parameters that the reference trains."""
+        return {t.source: values[t.source] for t in self.trained if t.expected}
+
     def _gradients(
         self, weights: dict[str, Array], example: Example, scale: float
     ) -> tuple[dict[str, Array], list[Assessment]]:
@@ -224,10 +235,11 @@ class Run:
         """What each optimizer adds, by role and dtype, in the layout of its role."""
         made = {}
         for (role, dtype), stepper in steppers.items():
-            weights, gradients = step.weights, step.gradients
             if role == "port":
-                weights = self._port(weights, moving=True)
-                gradients = self._port(gradients, moving=True)
+                weights = self._port(step.weights, moving=True)
+                gradients = self._port(step.gradients, moving=True)
+            else:
+                weights, gradients = self._expected(step.weights), self._expected(step.gradients)
             made[role, dtype] = _update(stepper, gradients, weights, step.rates[role], dtype)
         return made
 
@@ -238,8 +250,10 @@ class Run:
         largest = dict.fromkeys(still, 0.0)
         for draw, stepper in enumerate(shaken):
             rng = np.random.default_rng([draw, number, self.request.seed])
-            gradients = {n: moved(g, self.request.dtype, rng) for n, g in step.gradients.items()}
-            weights = {n: moved(w, self.request.dtype, rng) for n, w in step.weights.items()}
+            gradients, weights = (
+                {n: moved(v, self.request.dtype, rng) for n, v in self._expected(values).items()}
+                for values in (step.gradients, step.weights)
+            )
             update = _update(stepper, gradients, weights, step.rates["reference"], "float64")
             for name, value in still.items():
                 apart = finite_maximum(update[name] - value)
@@ -260,18 +274,21 @@ class Run:
 
             def of(role: str, kind: str, trained: Trained = trained) -> Array:
                 made = updates[role, kind]
-                if role == "reference":
-                    return np.asarray(trained.link.transform.apply(made[trained.source]))
-                if not trained.moves:
-                    return np.zeros_like(of("reference", kind))
-                return made[trained.link.port]
+                if role == "port" and trained.moves:
+                    return made[trained.link.port]
+                still = role == "port" or not trained.expected
+                value = np.zeros_like(step.weights[trained.source])
+                value = value if still else made[trained.source]
+                return np.asarray(trained.link.transform.apply(value))
 
             exact = of("reference", "float64"), of("port", "float64")
             working = of("reference", dtype), of("port", dtype)
             size = finite_maximum(step.weights[source])
             shared = sum(other.source == source for other in self.trained) > 1
             title = f"{trained.title} (the port's {link.port})" if shared else trained.title
-            judged.append(judge_update(title, exact, working, jitter[source], size, dtype))
+            judged.append(
+                judge_update(title, exact, working, jitter.get(source, 0.0), size, dtype)
+            )
         return judged
 
     def _keep(
@@ -279,7 +296,9 @@ class Run:
     ) -> None:
         weights = self._port(step.weights, moving=True)
         gradients = self._port(step.gradients, moving=True)
-        expected = self._port(updates["reference", "float64"], moving=True)
+        made = updates["reference", "float64"]
+        still = {n: np.zeros_like(w) for n, w in step.weights.items()}
+        expected = self._port({**still, **made}, moving=True)
         obtained = dict(updates["port", "float64"])
         for role, series, update in (
             ("reference", record.reference, expected),
@@ -363,8 +382,11 @@ class Run:
         if not self.request.explain:
             return None, []
         frozen = [t.link.port for t in self.trained if not t.moves]
-        if frozen:
-            return None, [f"the port does not train {', '.join(frozen)}"]
+        loose = [t.link.port for t in self.trained if not t.expected]
+        if frozen or loose:
+            said = [f"the port does not train {', '.join(frozen)}"] if frozen else []
+            also = f"the port trains {', '.join(loose)}, which the reference keeps"
+            return None, [*said, also] if loose else said
         rates = [(r.reference.rates, r.port.rates) for r in self.records]
         for number, (ours, theirs) in enumerate(zip(*rates[0], strict=True)):
             if ours != theirs:
@@ -417,33 +439,9 @@ def _update(
     return {name: after[name].astype(np.float64) - value for name, value in exact.items()}
 
 
-def judge_update(
-    name: str,
-    exact: tuple[Array, Array],
-    working: tuple[Array, Array],
-    jitter: float,
-    size: float,
-    dtype: str,
-) -> Assessment:
-    """Judge the update of one tensor.
-
-    An update is the difference of two weights, so it is known to a rounding of the weight: that is
-    no loss of the optimizer's.
-
-    Args:
-        name: of the row.
-        exact: what the reference's and the port's optimizer add in float64, (*shape).
-        working: the same in the working dtype.
-        jitter: how far the reference's update moves when its gradients are rounded.
-        size: largest magnitude of the weight.
-        dtype: working dtype.
-    """
-    rounding = max(jitter, 4 * DOUBLE * size)
-    found = assess(Observed(name, "update", *exact, *exact, rounding), dtype)
-    if found.verdict != "equivalent":
-        return found
-    allowed = CORRECTION_LOSS * unit_roundoff(dtype) * finite_maximum(exact[0])
-    return assess(Observed(name, "update", *exact, *working, max(jitter, allowed), size), dtype)
+def is_trained(parameter: Parameter) -> bool:
+    """Whether an optimizer would be given it: torch's frozen ones still have gradients here."""
+    return parameter.trainable and not parameter.options.get("frozen", False)
 
 
 def _rearranges(link: Link, shape: tuple[int, ...], rng: np.random.Generator) -> bool:

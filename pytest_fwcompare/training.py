@@ -86,6 +86,7 @@ def compare_training(
         MappingError: the parameters cannot be paired.
     """
     started = time.perf_counter()
+    training = check_training(optimizer, loss, targets, steps, learning_rate_schedule, scales)
     names = list(inputs)
     request = check_request(
         {**inputs, **(targets or {})},
@@ -100,7 +101,6 @@ def compare_training(
         explain,
         False,
     )
-    training = check_training(optimizer, loss, targets, steps, learning_rate_schedule, scales)
     if training.loss.targets:
         aims = replace(request.plan, order=training.loss.targets)
         training = replace(training, loss=replace(training.loss, plan=aims))

@@ -32,9 +32,7 @@ class OptimizerStepper(Stepper):
             if dtype == "float64":
                 _widen(self.optimizer)
             self.variables = {
-                name: keras.Variable(
-                    np.asarray(value, dtype), dtype=dtype, name=name.replace("/", "_")
-                )
+                name: keras.Variable(np.asarray(value), dtype=dtype, name=name.replace("/", "_"))
                 for name, value in values.items()
             }
             self.optimizer.build(list(self.variables.values()))
@@ -47,18 +45,18 @@ class OptimizerStepper(Stepper):
     ) -> dict[str, Array]:
         with floats(self.dtype):
             for name, variable in self.variables.items():
-                variable.assign(np.asarray(values[name], self.dtype))
+                variable.assign(np.asarray(values[name]))
             if learning_rate is not None:
                 explained(self.role, "optimizer", lambda: self._set_rate(learning_rate))
             moved = [name for name in self.variables if name in gradients]
             pairs = [
-                (keras.ops.convert_to_tensor(np.asarray(gradients[name], self.dtype)), variable)
+                (keras.ops.convert_to_tensor(np.asarray(gradients[name]), self.dtype), variable)
                 for name, variable in self.variables.items()
                 if name in moved
             ]
             explained(self.role, "optimizer", lambda: self.optimizer.apply_gradients(pairs))
         return {
-            name: np.array(keras.ops.convert_to_numpy(variable.value))
+            name: _to_numpy(keras.ops.convert_to_tensor(variable))
             for name, variable in self.variables.items()
         }
 
@@ -67,6 +65,12 @@ class OptimizerStepper(Stepper):
 
     def rule(self) -> Rule | None:
         return rule_of(self.optimizer)
+
+
+def _to_numpy(tensor: Any) -> Array:
+    """The values; TensorFlow's tensors warn when NumPy asks them for their array."""
+    value = tensor.numpy() if hasattr(tensor, "numpy") else keras.ops.convert_to_numpy(tensor)
+    return np.array(value, np.float32) if value.dtype.name == "bfloat16" else np.array(value)
 
 
 def _make(given: Any, role: str) -> Any:

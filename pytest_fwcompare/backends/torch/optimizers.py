@@ -75,7 +75,7 @@ class OptimizerStepper(Stepper):
             scheduler.step()
 
     def rule(self) -> Rule | None:
-        groups = getattr(self.optimizer, "param_groups", ())
+        groups: list[Any] = list(getattr(self.optimizer, "param_groups", ()))
         if len(groups) != 1 or self.before:
             return None
         return rule_of(type(self.optimizer), groups[0])
@@ -91,7 +91,8 @@ def _make(given: Any, parameters: list[Any], role: str) -> Any:
         group = given.param_groups[0]
         known = inspect.signature(type(given)).parameters
         settings = {k: v for k, v in group.items() if k in known and k != "params"}
-        return type(given)(parameters, **settings)
+        again: Any = type(given)
+        return again(parameters, **settings)
     if not callable(given):
         raise UsageError(
             f"optimizer: the {role} is a torch model; expected {FORMS}; got {given!r}"
