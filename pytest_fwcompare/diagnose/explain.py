@@ -64,10 +64,15 @@ def explain(
         reference_outputs=reference_outputs,
         port_outputs=port_outputs,
     )
+    if verdict == "subgradient":
+        from pytest_fwcompare.diagnose.kinks import explain_kinks
+
+        if kinks := explain_kinks(sides):
+            return replace(kinks[0], others=tuple(kinks[1:]))
     deadline = monotonic() + BUDGET_S
     found = forward(sides, deadline)
     if not found or found[0].cause is None:
-        found = [*_suspects(sides, deadline), *found]
+        found = [*_suspects(sides, found, deadline), *found]
     if found and found[0].cause is None and found[0].local_gap < SMALL:
         # A smaller fault before it may have grown until it passed the tolerance here.
         found = _finer(sides, deadline) or found
@@ -89,13 +94,21 @@ def explain(
     return replace(first, others=tuple(found[1:]))
 
 
-def _suspects(sides: Sides, deadline: float) -> list[Diagnosis]:
-    """The first near miss that a repair explains: its difference fades behind it."""
+def _suspects(sides: Sides, found: Sequence[Diagnosis], deadline: float) -> list[Diagnosis]:
+    """The first near miss that a repair explains: its difference fades behind it.
+
+    Where none is explained, one that differs far more than the culprits found is more likely
+    where the difference begins.
+    """
+    plain: list[Diagnosis] = []
     for place in sides.near_misses()[:SUSPECTS]:
         diagnosis, success = explain_place(sides, place, deadline)
         if success is not None:
             return [diagnosis]
-    return []
+        plain.append(diagnosis)
+        if monotonic() > deadline:
+            break
+    return [d for d in plain[:1] if found and d.local_gap > 10 * found[0].local_gap]
 
 
 def _finer(sides: Sides, deadline: float) -> list[Diagnosis]:
