@@ -124,7 +124,8 @@ def explain_gradients(
     """
     every = groups(sides)
     wrong = [group for group in every if group.gap > TOLERANCE]
-    wrong = [group for group in wrong if _matters(sides, group, wrong, every, parameters)]
+    clear = parameters and {n: p for n, p in parameters.items() if distance(*p) > TOLERANCE}
+    wrong = [group for group in wrong if _matters(sides, group, wrong, every, clear)]
     places = {group.root: group for group in wrong}
     found = []
     for group in reversed(wrong):
@@ -144,8 +145,13 @@ def _matters(
 ) -> bool:
     """Whether a wrong gradient reaches anything: parameters, or a tensor before it.
 
-    A right port may split a computation so that equal tensors have different parts to play.
+    A right port may split a computation so that equal tensors have different parts to play, and
+    TensorFlow's custom gradients (`tf.nn.silu`) pass by the tensors computed inside.
     """
+    right = {m for other in every if other.gap <= TOLERANCE for m in other.members}
+    inputs, own = sides.graph.inputs[group.root], sides.graph.records[group.root].parameters
+    if inputs and right.issuperset(inputs) and not set(own) & set(parameters or {}):
+        return False
     before = sides.graph.upstream([group.root]) - group.members
     if any(other.root in before for other in wrong):
         return True

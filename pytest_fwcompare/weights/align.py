@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from pytest_fwcompare.weights.assign import FORBIDDEN, hungarian
 from pytest_fwcompare.weights.pairs import MISSING, Pairing, pair
 from pytest_fwcompare.weights.trees import Unit
-from pytest_fwcompare.weights.words import Vocabulary
+from pytest_fwcompare.weights.words import Vocabulary, words
 
 NAMES = 0.8
 """Cost of two names with nothing in common: less than leaving any two parameters alone."""
@@ -246,11 +247,37 @@ class Aligner:
         return fixed
 
     def told_apart(self, one: Group, other: Group) -> bool:
-        """Whether names say that two pairs must not be exchanged."""
+        """Whether names say that two pairs must not be exchanged.
+
+        Both pairs must say so: a norm "before" and one "after" something are not told apart by
+        what the name of one alone has in common with a name of the other side.
+        """
         (i,), (j,) = one
         (k,), (m,) = other
         straight = self.likeness(i, j) + self.likeness(k, m)
-        return straight - self.likeness(i, m) - self.likeness(k, j) > TELLING
+        if straight - self.likeness(i, m) - self.likeness(k, j) <= TELLING:
+            return False
+        marks = [[self.marks[0][a], self.marks[1][b]] for a, b in ((i, j), (k, m))]
+        shared = [pair[0] & pair[1] for pair in marks]
+        return all(
+            mine - theirs or pair[0] == pair[1]
+            for mine, theirs, pair in zip(shared, reversed(shared), marks, strict=True)
+        )
+
+    @cached_property
+    def marks(self) -> list[list[frozenset[object]]]:
+        """What names of each side say: words that not all have, and depth numbers by place."""
+        made: list[list[frozenset[object]]] = []
+        for side in (self.reference, self.port):
+            found: list[frozenset[object]] = [frozenset(words(unit.path)) for unit in side]
+            common = frozenset.intersection(*found) if found else frozenset()
+            made.append(
+                [
+                    frozenset([*(some - common), *enumerate(unit.numbers)])
+                    for some, unit in zip(found, side, strict=True)
+                ]
+            )
+        return made
 
 
 def skip_cost(unit: Unit) -> float:

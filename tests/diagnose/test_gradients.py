@@ -109,3 +109,42 @@ def test_a_head_that_is_not_tied_shows_in_the_table_alone():
     found = diagnose_pair(Words(), Words(tied=False), TOKENS)
     assert (found.culprit, found.cause) == ("table", "embedding"), found
     assert "linear of the root" in found.evidence[0]
+
+
+class Swish(torch.autograd.Function):
+    """x * sigmoid(x) with its own gradient, which passes by the product computed inside."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return (x * torch.sigmoid(x)).clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        gate = torch.sigmoid(x)
+        return gradient * gate * (1 + x * (1 - gate))
+
+
+class Gated(nn.Module):
+    def __init__(self, activation):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(6, 6) for _ in range(3)])
+        self.activation = activation
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = x + self.activation(layer(x))
+        return x
+
+
+def test_a_custom_gradient_that_passes_by_inner_tensors_is_no_fault():
+    found = diagnose_pair(Gated(nn.functional.silu), Gated(Swish.apply), X)
+    assert found.culprit is None, found
+
+
+def test_a_gradient_stopped_in_front_of_an_activation_is_one():
+    found = diagnose_pair(
+        Gated(nn.functional.silu), Gated(lambda x: nn.functional.silu(x.detach())), X
+    )
+    assert found.cause == "gradient-path", found
