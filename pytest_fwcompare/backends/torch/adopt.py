@@ -98,7 +98,7 @@ class TorchSide(Side):
                         f"{self.role}: parameter {name!r} has shape {tuple(target.shape)}, got "
                         f"values of shape {array.shape}"
                     )
-                fresh = torch.from_numpy(array.copy()).to(target.device, target.dtype)
+                fresh = torch.from_numpy(array).to(target.device, target.dtype, copy=True)
                 if target.device.type == "cpu":
                     # Other memory, not other values: records of earlier passes share the old one.
                     target.data = fresh

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import ctypes
 import itertools
 import random
 from collections.abc import Iterator, Mapping
@@ -256,12 +257,12 @@ def guarded(
     dtype, modules = torch.get_default_dtype(), list(model.modules())
     flags = [(module, module.training) for module in modules] if training else []
     attributes = [] if scripted else [(m, m.__dict__.copy()) for m in modules]
-    streams = random.getstate(), np.random.get_state()
+    streams = random.getstate(), numpy_stream()
     copies: dict[int, torch.Tensor] = {}
     with (
-        torch.random.fork_rng(cuda),
+        _forked_torch(cuda),
         torch.set_grad_enabled(gradients),
-        _full_precision(bool(cuda)),
+        _full_precision() if cuda else contextlib.nullcontext(),
         _copied_buffers(modules, copies, scripted),
         contextlib.nullcontext() if shadow_of is None else finfo_of(shadow_of),
     ):
@@ -275,7 +276,8 @@ def guarded(
         finally:
             torch.set_default_dtype(dtype)
             random.setstate(streams[0])
-            np.random.set_state(streams[1])
+            if numpy_stream() is not streams[1]:
+                np.random.set_state(streams[1])
             for module, values in attributes:
                 if _changed(module.__dict__, values):
                     module.__dict__.clear()
@@ -292,6 +294,52 @@ def _changed(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
         return True
 
 
+@contextlib.contextmanager
+def _forked_torch(cuda: list[int]) -> Iterator[None]:
+    """Put torch's random state back; on a CPU without the looks at devices of `fork_rng`."""
+    if cuda:
+        with torch.random.fork_rng(cuda):
+            yield
+        return
+    state = torch.default_generator.get_state()
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(state)
+
+
+@dataclass
+class _Stream:
+    """The state of NumPy's global generator when it was last read, and the memory it is in."""
+
+    generator: Any
+    memory: np.ndarray
+    seen: np.ndarray
+    state: Any
+
+
+_stream: _Stream | None = None
+
+
+def numpy_stream() -> Any:
+    """The state of NumPy's global generator; the same object as long as nobody drew.
+
+    Reading and setting it takes longer than a small layer, so it is read anew only if the memory
+    of the Mersenne twister (624 words and a position, at a documented address) has changed.
+    """
+    global _stream
+    generator: Any = np.random.get_bit_generator()  # type: ignore[attr-defined]
+    if _stream is None or _stream.generator is not generator:
+        if type(generator) is not np.random.MT19937:
+            return np.random.get_state()
+        words = (ctypes.c_uint32 * 625).from_address(generator.ctypes.state_address)
+        memory = np.ctypeslib.as_array(words)
+        _stream = _Stream(generator, memory, memory.copy(), np.random.get_state())
+    elif not np.array_equal(_stream.memory, _stream.seen):
+        _stream.seen, _stream.state = _stream.memory.copy(), np.random.get_state()
+    return _stream.state
+
+
 def _draw_seed(seed: int, cuda: bool) -> None:
     """Seed the forked generators."""
     torch.default_generator.manual_seed(seed)
@@ -300,11 +348,8 @@ def _draw_seed(seed: int, cuda: bool) -> None:
 
 
 @contextlib.contextmanager
-def _full_precision(cuda: bool) -> Iterator[None]:
+def _full_precision() -> Iterator[None]:
     """No TF32 on a GPU: it is another precision than the one under judgement."""
-    if not cuda:
-        yield
-        return
     matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, convolution.allow_tf32
     matmul.allow_tf32 = convolution.allow_tf32 = False
