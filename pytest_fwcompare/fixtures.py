@@ -98,6 +98,7 @@ class Fixture:
         import pytest_fwcompare
 
         settings, case, item = self._config.stash[SETTINGS], self.case, self.item
+        check_keywords(keywords, type(self).__name__)
         for key in ("device", "dtype", "mode"):
             keywords.setdefault(key, getattr(case, key))
         if case.examples is not None:
@@ -263,6 +264,35 @@ def fwcompare_network(pytestconfig: pytest.Config) -> Callable[..., Comparison]:
 def fwcompare_port(pytestconfig: pytest.Config) -> Callable[..., Comparison]:
     """Compares two models: `FwcomparePort`."""
     return FwcomparePort(pytestconfig)
+
+
+NAMES = {"FwcomparePort": "fwcompare_port", "FwcompareNetwork": "fwcompare_network"}
+
+
+def check_keywords(keywords: Mapping[str, Any], caller: str) -> None:
+    """Refuse what `compare` does not take, in the words of the fixture that was called.
+
+    Raises:
+        UsageError: an unknown keyword, with the nearest known one; or no inputs.
+    """
+    __tracebackhide__ = True
+    import difflib
+    import inspect
+
+    from pytest_fwcompare.comparison import compare
+
+    name = NAMES.get(caller, caller)
+    known = [*list(inspect.signature(compare).parameters)[2:], "fail_on"]
+    for key in keywords:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UsageError(f"{name}: unknown keyword {key!r}; it takes {', '.join(known)}{hint}")
+    if "inputs" not in keywords:
+        raise UsageError(
+            f"{name}: inputs= is missing; say what the models take, in order, such as "
+            f'inputs={{"x": TensorSpec(("batch", 8))}}'
+        )
 
 
 def record(item: pytest.Item, comparison: Comparison, *, repeated: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,7 @@ def open_side(given: Any, role: str, *, dtype: str, device: str, mode: str) -> O
     try:
         backend = owner(given)
     except UsageError as error:
-        raise UsageError(f"{role}: {error}") from None
+        raise UsageError(f"{role}: {_refusal(given) or error}") from None
     backend = require(backend.name)
     check_backend(backend, dtype, device, mode)
     side = backend.adopt(given, dtype=dtype, device=device, mode=mode, own=own)
@@ -152,6 +153,27 @@ def _is_factory(given: Any) -> bool:
         parameter.default is not inspect.Parameter.empty or parameter.kind in skipped
         for parameter in parameters
     )
+
+
+def _refusal(given: Any) -> str | None:
+    """A better reason than that something is no model, where one is at hand."""
+    if isinstance(given, (str, PathLike)):
+        return (
+            f"expected a model, got the path {str(given)!r}, which is no folder of a SavedModel; "
+            f"load other files with their own framework and pass the model"
+        )
+    if isinstance(given, type):
+        return (
+            f"expected a model, got the class {given.__name__}, which cannot be made without "
+            f"arguments; pass an instance, or a factory: lambda: {given.__name__}(...)"
+        )
+    if inspect.isfunction(given) or inspect.ismethod(given):
+        return (
+            f"expected a model, got the function {given.__qualname__}, which takes arguments and "
+            f"no parameters; a factory takes none, a JAX function goes with its parameters: "
+            f"({given.__name__}, params)"
+        )
+    return None
 
 
 def _call_factory(factory: Any, role: str) -> Any:

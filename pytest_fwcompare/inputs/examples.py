@@ -211,8 +211,8 @@ def plan(
         content = layouts[name].values if name in layouts else value
         if is_strategy(content):
             searched[name] = content
-        elif isinstance(content, (np.ndarray, np.generic, list, tuple, int, float)):
-            array = np.asarray(content)
+        elif isinstance(content, (list, tuple, int, float)) or hasattr(content, "__array__"):
+            array = _as_array(content, f"{where}[{name!r}]")
             if array.dtype.kind not in "fiub":
                 raise UsageError(
                     f"{where}[{name!r}]: expected numbers or booleans, got dtype {array.dtype}"
@@ -224,6 +224,21 @@ def plan(
                 f"got {type(content).__module__}.{type(content).__qualname__}"
             )
     return Plan(specs, given, searched, tuple(inputs), tuple(weight_states), seed, layouts)
+
+
+def _as_array(content: Any, where: str) -> Array:
+    """The values of an array or of a framework's tensor.
+
+    Raises:
+        UsageError: they cannot be had, such as those of a tensor that needs its gradient.
+    """
+    try:
+        return np.asarray(content)
+    except Exception as error:  # whatever a framework raises
+        raise UsageError(
+            f"{where}: expected an array, got {type(content).__module__}."
+            f"{type(content).__qualname__}, which NumPy cannot take: {error}"
+        ) from None
 
 
 def is_strategy(value: object) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from pytest_fwcompare.errors import UsageError
@@ -44,6 +44,11 @@ class TensorSpec:
     values: Any = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.shape, (tuple, list)):
+            raise UsageError(
+                f"TensorSpec: shape is a tuple of sizes and names of free sizes, such as "
+                f'("batch", 8), got {self.shape!r}'
+            )
         object.__setattr__(self, "shape", tuple(self.shape))
         for size in self.shape:
             if not (isinstance(size, str) and size) and not (
@@ -76,6 +81,16 @@ class TensorSpec:
                     f"TensorSpec: axes={self.axes!r} and port_axes={self.port_axes!r} must have "
                     f"the same letters"
                 )
+
+    def __repr__(self) -> str:
+        """As it is written: what was left out stays out."""
+        rest = [
+            f"{each.name}={value!r}"
+            for each in fields(self)[1:]
+            if (value := getattr(self, each.name)) is not each.default
+            and not (each.name == "dtype" and value == "float32")
+        ]
+        return f"TensorSpec({', '.join([repr(self.shape), *rest])})"
 
     @property
     def to_port(self) -> tuple[int, ...] | None:

@@ -69,7 +69,7 @@ def _sections(comparison: Comparison) -> Iterator[tuple[str, Iterable[str]]]:
         yield "worst", tensor_sentences(row, comparison)
         yield "tensors", _tensors(comparison)
         yield "input", _example(comparison)
-    else:
+    elif row is not None or comparison.verdict != "error":
         yield "judged", _judged(comparison)
     yield "controls", _controls(comparison)
     yield "time", [timing_sentence(timing) for timing in comparison.timings]
@@ -101,8 +101,11 @@ def _cause(comparison: Comparison) -> list[str]:
 def tensor_sentences(row: TensorRow, comparison: Comparison) -> list[str]:
     """Where in the tensor, what was expected and obtained, and how far that is from rounding."""
     index = f"[{', '.join(map(str, row.index))}]" if row.index else ""
+    # The figures are those of the example as drawn, the input that is shown is its smallest form.
+    drawn = "" if comparison.examples.worst is None else f" of example {row.example}"
     lines = [
-        f"{row.name}{index}: expected {number(row.expected)}, obtained {number(row.obtained)}"
+        f"{row.name}{index}{drawn}: expected {number(row.expected)}, obtained "
+        f"{number(row.obtained)}"
     ]
     if row.verdict == "precision":
         allowed = max(row.reference_noise, row.jitter)
