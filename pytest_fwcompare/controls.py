@@ -55,10 +55,12 @@ def _control(pair: Pair, point: Point, still: Run, values: dict[str, Array], nam
     value = values[name]
     scale = finite_maximum(value) or 1.0
     changed = value + RELATIVE * scale * rng.uniform(-1, 1, value.shape)
-    pair.port.side.load({**values, name: representable(changed, "float32")}, "double")
+    # All others are loaded, as the port ran undisturbed before.
+    pair.port.side.load({name: representable(changed, "float32")}, "double")
     pair.mark_loaded("port", "double", object())
     other = Point(point.inputs, None, object(), point.rng_seed, point.cotangents)
     disturbed = pair.run("port", other, "double", backward=False)
+    pair.port.side.load({name: value}, "double")
     ratio, noticed = 0.0, False
     for item in pair.rows_of(still, disturbed):
         judged = assess(item, pair.dtype)

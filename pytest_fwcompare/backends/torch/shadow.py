@@ -70,12 +70,17 @@ class Float64Mode(TorchFunctionMode):  # type: ignore[misc]
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        name = getattr(func, "__name__", "")
-        if name in ("__set__", "__delete__"):
+        found = _known.get(func)
+        if found is None:
+            found = _known[func] = _kind_of(func)
+        kind, operation = found
+        if kind == "plain":
+            if _untouched(args) and (kwargs is None or _untouched(kwargs.values())):
+                return self.run(func, operation, args, dict(kwargs or {}))
+        elif kind == "set":
             return func(*args, **(kwargs or {}))
-        if name == "__get__":
+        elif kind == "get":
             return self.property(func, args)
-        operation = operation_name(func)
         if func in CASTS:
             func = torch.Tensor.double
         elif operation in ("view", "type"):
@@ -177,6 +182,41 @@ class Float64Mode(TorchFunctionMode):  # type: ignore[misc]
                 return self.names[id(owner)]
             frame = frame.f_back
         return ""
+
+
+_known: dict[Callable[..., Any], tuple[str, str]] = {}
+"""What each function of torch is to the mode, and the name of its operation."""
+
+TREATED = ("view", "type", "rms_norm", "nan_to_num")
+"""Operations whose arguments may change though no dtype stands among them."""
+
+NUMBERS = frozenset({int, float, bool, str, type(None), torch.Size, torch.device})
+"""Types of arguments that have no dtype."""
+
+
+def _kind_of(func: Callable[..., Any]) -> tuple[str, str]:
+    name = getattr(func, "__name__", "")
+    operation = operation_name(func)
+    if name in ("__set__", "__delete__"):
+        return "set", operation
+    if name == "__get__":
+        return "get", operation
+    return "other" if func in CASTS or operation in TREATED else "plain", operation
+
+
+def _untouched(values: Iterable[Any]) -> bool:
+    """Whether `lift` would return all of them as they are; False where that takes a closer look."""
+    for value in values:
+        kind = type(value)
+        if kind is torch.Tensor or kind is torch.nn.Parameter:
+            if value.dtype in WIDER:
+                return False
+        elif kind is tuple or kind is list:
+            if not _untouched(value):
+                return False
+        elif kind not in NUMBERS:
+            return False
+    return True
 
 
 FACTORIES = {"from_numpy", "tensor", "as_tensor", "asarray", "frombuffer", "load"}
