@@ -162,7 +162,7 @@ class Sides:
         for place in range(count):
             inputs = all(self.right[source] for source in self.graph.inputs[place])
             record = self.graph.records[place]
-            silent = not self.telling(place) or not record.arguments or _counts(record)
+            silent = not self.telling(place) or not record.arguments or _bookkeeping(record)
             self.right[place] = self.sure[place] or (inputs and silent) or place in self.unknown
 
     def culprits(self) -> list[int]:
@@ -239,12 +239,14 @@ class Sides:
         )
 
 
-def _counts(record: Recorded) -> bool:
-    """Whether the value only counts or chooses: masks, lengths, indices.
+def _bookkeeping(record: Recorded) -> bool:
+    """Whether the value only counts, chooses or packs: masks, lengths, indices, ragged batches.
 
     A port has other ways to say the same, so such a value is held against it no further than by
     what is computed from it.
     """
+    if "packed" in record.operation or "pack_padded" in record.operation:
+        return True
     if record.gradient is not None:
         return False
     with np.errstate(all="ignore"):
