@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
 
@@ -54,6 +55,15 @@ class Aligner:
             [numbers.setdefault(unit.signature, len(numbers)) for unit in side]
             for side in (self.reference, self.port)
         )
+
+    @cached_property
+    def kernels(self) -> tuple[list[int], list[int]]:
+        """Kernel values of all units up to each place, for both sides."""
+        ones, others = (
+            list(accumulate((unit.kernel_size for unit in side), initial=0))
+            for side in (self.reference, self.port)
+        )
+        return ones, others
 
     def likeness(self, one: int, other: int) -> float:
         """How alike the names of two units are, 0 to 1."""
@@ -159,11 +169,16 @@ class Aligner:
             found.append((1, 1))
             for count in range(2, MOST_PARTS + 1):
                 for a, b in ((1, count), (count, 1)):
-                    if a <= i and b <= j:
+                    if a <= i and b <= j and self.equal_kernels(i, j, a, b):
                         ones, others = self.reference[i - a : i], self.port[j - b : j]
                         if self.can_be_parts(ones, others):
                             found.append((a, b))
         return found
+
+    def equal_kernels(self, i: int, j: int, a: int, b: int) -> bool:
+        """Whether the last a and b units before that place hold equally many kernel values."""
+        ones, others = self.kernels
+        return ones[i] - ones[i - a] == others[j] - others[j - b]
 
     def any_order(self, rows: Sequence[int], columns: Sequence[int]) -> list[Group]:
         """Pairs of least cost whatever their order; order only breaks ties."""

@@ -205,7 +205,7 @@ def _kind_of(func: Callable[..., Any]) -> tuple[str, str]:
 
 
 def _untouched(values: Iterable[Any]) -> bool:
-    """Whether `lift` would return all of them as they are; False where that takes a closer look."""
+    """Whether `lift` would return all as they are; False where that takes a closer look."""
     for value in values:
         kind = type(value)
         if kind is torch.Tensor or kind is torch.nn.Parameter:
