@@ -80,6 +80,8 @@ def explain(
         # The function is the same, so what differs in float64 is beside the point unless proved.
         proved = [diagnosis for diagnosis in found if diagnosis.cause is not None]
         found = proved or explain_precision(sides, port_working_outputs, verdict) or found
+    if not found and buffer_mismatch and not parameter_gradient_mismatch:
+        found = explain_buffers(sides, buffer_mismatch, reference_layers)
     if not found:
         found = explain_gradients(sides, parameter_gradient_mismatch, reference_layers)
         if found and found[0].cause is None:
@@ -147,6 +149,11 @@ class Success:
     proof: Proof
 
     @property
+    def lonely(self) -> bool:
+        """Whether nothing but the changed value itself was found."""
+        return self.proof.hits < 2 and not self.proof.to_output
+
+    @property
     def rank(self) -> tuple[bool, int, float]:
         """Repairs that explain more are preferred, then those that explain it more exactly."""
         return self.proof.to_output, self.proof.hits, -max(self.proof.after, EXACT)
@@ -163,8 +170,14 @@ def explain_place(
     success: Success | None = None
     tries = list(spots(sides, replay, prover, place))
     for spot, late in [*((spot, False) for spot in tries), *((spot, True) for spot in tries)]:
-        success = _try_all(spot, late, tried, deadline)
-        if success is not None or monotonic() > deadline:
+        if success is not None and (late or spot.operation.kind != "movement"):
+            continue
+        made = _try_all(spot, late, tried, deadline)
+        if made is not None and (success is None or made.rank > success.rank):
+            success = made
+        # A single value found may be half of the truth: two parts exchanged, each taken for
+        # another function. The order of what comes in is asked, too.
+        if (success is not None and not success.lonely) or monotonic() > deadline:
             break
     plain = Diagnosis(
         culprit=location.culprit,

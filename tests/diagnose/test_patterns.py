@@ -143,3 +143,36 @@ def test_a_mask_that_the_port_lacks_is_no_culprit_by_itself() -> None:
 
     found = diagnose_pair(Net(middle(False)), Net(middle(True)), SEQUENCE)
     assert found.operation in ("masked_fill", "softmax")
+
+
+def exchanged(swapped=False):
+    def middle(net, x):
+        first, second = x.chunk(2, -1)
+        if swapped:
+            first, second = second, first
+        return torch.cat([torch.tanh(first) * torch.sigmoid(second), x[..., :4]], -1)
+
+    return middle
+
+
+def test_exchanged_parts_are_not_two_activations() -> None:
+    """Each part is found under the other's function, but only the exchange explains the rest."""
+    found = diagnose_pair(Net(exchanged()), Net(exchanged(True)), SEQUENCE)
+    assert found.cause == "fused-order"
+
+
+def test_a_mean_of_tensors_that_is_only_a_sum() -> None:
+    def middle(count):
+        return lambda net, x: F.leaky_relu((x + torch.sin(x) + torch.cos(x)) / count)
+
+    found = diagnose_pair(Net(middle(3)), Net(middle(1)), SEQUENCE)
+    assert found.cause == "reduction"
+    assert "no divisor (reference 3" in found.evidence[0]
+
+
+def test_no_activation_is_not_one_that_does_nothing_here() -> None:
+    def middle(active):
+        return lambda net, x: torch.relu(x * 0.01) if active else x * 0.01
+
+    found = diagnose_pair(Net(middle(True)), Net(middle(False)), SEQUENCE)
+    assert found.cause == "activation-place"

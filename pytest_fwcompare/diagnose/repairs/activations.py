@@ -166,8 +166,12 @@ def _rational_tanh(spot: Spot, x: Array) -> Iterator[Candidate]:
 
 def _other(spot: Spot, name: str, cause: str, **options: Any) -> Iterator[Candidate]:
     own = spot.operation.options["function"]
+    x = spot.operation.arguments[0]
     with np.errstate(all="ignore"):
-        value = np.asarray(ACTIVATIONS[name](spot.operation.arguments[0], **options))
+        value = np.asarray(ACTIVATIONS[name](x, **options))
+    if np.array_equal(value, x):
+        # Here it does nothing: that would be no activation at all.
+        return
     extra = ", ".join(f"{key}={show(number)}" for key, number in options.items())
     text = f"{name}{f' ({extra})' if extra else ''} instead of {own}"
     yield Candidate(cause, text, {spot.place: value})

@@ -10,7 +10,7 @@ from pytest_fwcompare.backends.base import Array
 from pytest_fwcompare.diagnose.operations import attempt
 from pytest_fwcompare.diagnose.prove import Candidate
 from pytest_fwcompare.diagnose.repairs.base import Spot, decades, repair, show
-from pytest_fwcompare.diagnose.repairs.patterns import keeps_off_zero
+from pytest_fwcompare.diagnose.repairs.patterns import averages, keeps_off_zero
 from pytest_fwcompare.diagnose.replay import Replay
 
 FILLS = (-np.inf, -1e30, -1e9, -1e4, 0.0, -65504.0, -3.4028234663852886e38)
@@ -84,6 +84,8 @@ def number(spot: Spot) -> Iterator[Candidate]:
         )
         return
     cause = "norm-epsilon" if keeps_off_zero(spot) else scale_cause(spot)
+    if averages(spot):
+        cause = "reduction"
     if cause is None:
         return
     grid = decades(-8, 8, 1)
@@ -122,6 +124,24 @@ def softmax_options(spot: Spot) -> Iterator[Candidate]:
         yield from spot.change("activation-variant", "softmax instead of its logarithm", log=False)
     yield Candidate("activation-place", f"no {name}", {spot.place: x}, weak=True)
     yield from spot.arguments("activation-place", f"{name} twice", spot.record.value)
+
+
+@repair("softmax", "arithmetic", "mask", "where")
+def exchanged(spot: Spot) -> Iterator[Candidate]:
+    """Query and key exchanged: the scores transposed, what is done with them as it was."""
+    replay = spot.replay
+    product = near(replay, spot.place, {"matmul"}, onward=False)
+    scores = replay.kind(spot.place) == "softmax" or near(
+        replay, spot.place, {"softmax"}, onward=True
+    )
+    if product is None or not scores:
+        return
+    value = spot.graph.records[product].value
+    if value.ndim > 1 and value.shape[-1] == value.shape[-2]:
+        other = np.swapaxes(value, -1, -2)
+        yield Candidate(
+            "fused-order", "query and key exchanged", {product: other}, places=(product,)
+        )
 
 
 @repair("matmul", "embedding", "linear")
@@ -226,8 +246,11 @@ def additive_mask(spot: Spot) -> Iterator[Candidate]:
 
 @repair("attention")
 def fused_attention(spot: Spot) -> Iterator[Candidate]:
-    """A fused attention with another scale, mask or direction."""
+    """A fused attention with another scale, mask or direction, or query and key exchanged."""
     options = spot.operation.options
+    query, key, *others = spot.operation.arguments
+    if query.shape == key.shape:
+        yield from spot.arguments("fused-order", "query and key exchanged", key, query, *others)
     yield from spot.solved(
         "attention-scale", "scale", "scale", options["scale"], decades(-4, 3, 2)
     )

@@ -101,6 +101,24 @@ def keeps_off_zero(spot: Spot) -> bool:
     return any(name in ROOTS for name in names) or any(h in (0.5, -0.5) for h in halves)
 
 
+def averages(spot: Spot) -> bool:
+    """Whether a sum of several tensors is divided by a whole number: their mean."""
+    options = spot.operation.options
+    name, number = options.get("function"), options.get("number")
+    if name not in ("divide", "multiply") or not number or options.get("swapped"):
+        return False
+    count = float(number) if name == "divide" else 1 / float(number)
+    source = spot.replay.source(spot.place, 0)
+    before = spot.replay.operation(source) if source is not None else None
+    return (
+        before is not None
+        and before.options.get("function") == "add"
+        and len(before.arguments) == 2
+        and count > 1
+        and abs(count - round(count)) < 1e-6
+    )
+
+
 @repair("movement")
 def selected(spot: Spot) -> Iterator[Candidate]:
     """One index along an axis taken (a class token, the last step): a reduction instead."""
