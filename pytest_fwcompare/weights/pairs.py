@@ -10,6 +10,7 @@ import numpy as np
 
 from pytest_fwcompare.weights.assign import FORBIDDEN, hungarian
 from pytest_fwcompare.weights.conventions import Atoms, Slot
+from pytest_fwcompare.weights.conventions import slot as make_slot
 from pytest_fwcompare.weights.conversions import MOST_LAYOUTS, conversions, slot_cost
 from pytest_fwcompare.weights.transforms import (
     Assemble,
@@ -22,6 +23,7 @@ from pytest_fwcompare.weights.transforms import (
     Sum,
     Take,
     Transform,
+    Transpose,
     Zeros,
     invert,
 )
@@ -248,14 +250,13 @@ def fuse(fused: Unit, apart: Sequence[Unit], *, forwards: bool) -> Pairing | Non
             continue
         if len(one) != 1 or any(len(some) != 1 for some in many):
             return None
-        parts = [some[0] for some in many]
-        lengths = [slot.shape[0] if slot.shape else 0 for slot in parts]
-        if sum(lengths) != one[0].shape[0] or any(
-            slot.shape[1:] != one[0].shape[1:] for slot in parts
-        ):
+        fitting = _fitting(one[0], [some[0] for some in many])
+        if fitting is None:
             return None
+        whole, parts = fitting
+        lengths = [slot.shape[0] for slot in parts]
         found = [
-            by_atoms(*_fused_sides(one[0], parts, heads, forwards), why)
+            by_atoms(*_fused_sides(whole, parts, heads, forwards), why)
             for heads, why in [
                 (0, "fused in the order of the separate ones"),
                 *_heads(apart, lengths),
@@ -268,6 +269,30 @@ def fuse(fused: Unit, apart: Sequence[Unit], *, forwards: bool) -> Pairing | Non
             options = tuple(some.drafts[place].options[0] for some in found if some)
             drafts.append(Draft(draft.port, draft.sources, options, question))
     return Pairing(tuple(drafts), 0.0)
+
+
+def _fitting(fused: Slot, parts: Sequence[Slot]) -> tuple[Slot, list[Slot]] | None:
+    """Slots that lie one after the other along axis 0, turned where no class tells their layout.
+
+    Returns:
+        None if they do not add up.
+    """
+    for whole in (fused, turned(fused)):
+        for some in (list(parts), [turned(slot) for slot in parts]):
+            if (
+                all(slot.shape and slot.shape[1:] == whole.shape[1:] for slot in some)
+                and sum(slot.shape[0] for slot in some) == whole.shape[0]
+            ):
+                return whole, some
+    return None
+
+
+def turned(given: Slot) -> Slot:
+    """A matrix of undocumented layout the other way round; any other slot as it is."""
+    if given.certain or len(given.native) != 2:
+        return given
+    steps = (Transpose((1, 0)),) if isinstance(given.steps, Identity) else ()
+    return make_slot(given.parameter, given.role, given.form, *steps, certain=False)
 
 
 def _fused_sides(

@@ -84,3 +84,24 @@ def test_what_only_one_side_has_stays_alone():
 )
 def test_likeness_of_names(one, other, distance):
     assert unlike(one, other) == pytest.approx(distance)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_fused_matrix_of_unknown_layout_is_read_either_way(turned):
+    # Grouped queries: more values for queries than for keys. The square output projection is as
+    # large as keys and values together and must not be taken for them.
+    reference = [
+        parameter(f"attention.{name}.weight", size, 16, layer=f"attention.{name}", kind="Linear")
+        for name, size in (("query", 16), ("key", 8), ("value", 8), ("merge", 16))
+    ]
+    fused = (16, 32) if turned else (32, 16)
+    theirs = [parameter("qkv", *fused), parameter("proj", 16, 16)]
+    found = automatic_mapping(
+        reference, theirs, reference_framework="torch", port_framework="jax", evidence=None
+    )
+    made = sources(found)
+    assert made["qkv"] == tuple(f"attention.{name}.weight" for name in ("query", "key", "value"))
+    assert made["proj"] == ("attention.merge.weight",)
+    values = {p.name: np.random.default_rng(1).standard_normal(p.shape) for p in reference}
+    joined = np.concatenate([values[name] for name in made["qkv"]])
+    np.testing.assert_array_equal(found.port_values(values)["qkv"], joined.T if turned else joined)
