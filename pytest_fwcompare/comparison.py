@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pytest_fwcompare.diagnosis import diagnose_finding
-from pytest_fwcompare.errors import ModelError, UsageError
+from pytest_fwcompare.errors import FwcompareError, ModelError, UsageError
 from pytest_fwcompare.inputs.examples import Example, Plan, plan, search, shrink
 from pytest_fwcompare.inputs.spec import TensorSpec
 from pytest_fwcompare.judge.tally import ORDER, Finding, Tally
@@ -42,6 +44,15 @@ SELF_DIFFERENCE = 1e-5
 
 
 @dataclass(frozen=True)
+class Repro:
+    """Where a script that shows a failure goes, and what was given to make both sides of."""
+
+    folder: Path
+    reference: Any
+    port: Any
+
+
+@dataclass(frozen=True)
 class Request:
     """The arguments of `compare`, checked."""
 
@@ -56,6 +67,7 @@ class Request:
     seed: int
     explain: bool
     timings: bool
+    repro: Repro | None = None
 
 
 @dataclass
@@ -85,6 +97,7 @@ def compare(
     seed: int = 0,
     explain: bool = True,
     timings: bool = False,
+    repro: str | os.PathLike[str] | None = None,
 ) -> Comparison:
     """Judge whether `port` computes the same function as `reference`.
 
@@ -110,6 +123,8 @@ def compare(
         seed: equal seeds give equal examples.
         explain: say where and why if it is not equivalent.
         timings: time both sides.
+        repro: folder to write a standalone script to if the verdict fails; for described networks
+            and factories that can be imported by name.
 
     Raises:
         UsageError: an argument asks for something that cannot be done.
@@ -119,6 +134,8 @@ def compare(
     request = check_request(
         inputs, weights, outputs, checks, dtype, device, mode, examples, seed, explain, timings
     )
+    if repro is not None:
+        request = replace(request, repro=Repro(Path(repro), reference, port))
     with ExitStack() as stack:
         ours = open_side(reference, "reference", dtype=dtype, device=device, mode=mode)
         stack.callback(ours.side.close)
@@ -396,7 +413,7 @@ def conclude(blank: Comparison, pair: Pair, request: Request, story: Story) -> C
     verdict = found.verdict
     rows = story.tally.rows()
     compared = [row for row in rows if np.isfinite(row.gap)]
-    return replace(
+    made = replace(
         blank,
         verdict=verdict,
         message=found.message,
@@ -413,6 +430,27 @@ def conclude(blank: Comparison, pair: Pair, request: Request, story: Story) -> C
         controls=controls_after(pair, story, verdict),
         notices=tuple({**story.notices, **dict.fromkeys(found.notices), **leak_notices(pair)}),
     )
+    return made if made.passed or request.repro is None else reproduced(made, pair, request, worst)
+
+
+def reproduced(
+    made: Comparison, pair: Pair, request: Request, worst: Finding[Example]
+) -> Comparison:
+    """The failed comparison with a folder that shows it, or with the reason why there is none."""
+    from pytest_fwcompare.report.repro import write_repro
+
+    assert request.repro is not None
+    given = {"reference": request.repro.reference, "port": request.repro.port}
+    point = pair.point(worst.example)
+    try:
+        write_repro(request.repro.folder, made, pair, point, given, training=worst.in_training)
+    except FwcompareError as error:
+        return replace(made, notices=(*made.notices, f"no script was written: {error}"))
+    except Exception as error:  # a verdict is not lost to a framework that cannot export
+        reason = f"{type(error).__name__}: {error}"
+        return replace(made, notices=(*made.notices, f"no script was written: {reason}"))
+    script = request.repro.folder / "repro.py"
+    return replace(made, notices=(*made.notices, f"shown without this plugin by python {script}"))
 
 
 def shrunk(pair: Pair, request: Request, worst: Finding[Example]) -> Finding[Example]:

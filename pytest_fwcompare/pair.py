@@ -103,6 +103,7 @@ class Pair:
         self._reference_skipped: Mapping[str, str] = {}
         self._shapes: dict[str, tuple[tuple[int, ...], str]] = {}
         self._output_axes: dict[str, tuple[int, ...] | None] = {}
+        self._port_order: dict[str, int] = {}
         self._jittered: set[bool] = set()
 
     # Points ------------------------------------------------------------------------------------
@@ -281,6 +282,18 @@ class Pair:
             return opened.output_axes.get(name)
         return self._output_axes.get(name)
 
+    def output_layout(self, role: str, name: str) -> tuple[int | None, tuple[int, ...] | None]:
+        """Place of an output among a side's own, and the axes that turn the reference's into it.
+
+        Args:
+            role: "reference" or "port".
+            name: of the output, the reference's.
+        """
+        if role == "reference":
+            return None, self.reference.output_axes.get(name)
+        theirs = (self._output_names or {}).get(name, name)
+        return self._port_order.get(theirs), self._output_axes.get(name)
+
     def _is_paired(self, role: str, name: str) -> bool:
         """Whether an output is compared; all of them as long as the port has not run."""
         if self._output_names is None:
@@ -292,6 +305,7 @@ class Pair:
         return next(ours for ours, theirs in self._output_names.items() if theirs == port_name)
 
     def _port_outputs(self, opened: Opened, passed: Pass, point: Point) -> dict[str, Array]:
+        self._port_order = {name: place for place, name in enumerate(passed.outputs)}
         shapes = self._shapes
         if self._output_names is None:
             self._output_names, left_out = pair_outputs(
