@@ -137,7 +137,7 @@ def test_owns_models(kind):
         (lambda p, x: x, {"w": np.ones(3)}, 3),
         None,
     ],
-    ids=str,
+    ids=[str(number) for number in range(11)],
 )
 def test_owns_nothing_else(other):
     assert not BACKEND.owns(other)
