@@ -144,6 +144,32 @@ class Attention(nn.Module):
         return self.out((weights @ v).transpose(1, 2).flatten(2))
 
 
+class Separate(nn.Module):
+    """Self-attention with projections of their own, by hand or fused."""
+
+    def __init__(self, *, exchanged=False, masked=False, fused=False):
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(8, 8) for _ in range(3))
+        self.exchanged, self.masked, self.fused = exchanged, masked, fused
+
+    def forward(self, x):
+        q, k, v = (
+            part(x).unflatten(-1, (2, 4)).transpose(1, 2)
+            for part in (self.query, self.key, self.value)
+        )
+        if self.exchanged:
+            q, k = k, q
+        mask = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).tril()
+        if self.fused:
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        else:
+            scores = q @ k.transpose(-1, -2) / 2
+            if self.masked:
+                scores = scores + torch.where(mask, 0.0, -1e30)
+            mixed = scores.softmax(-1) @ v
+        return mixed.transpose(1, 2).flatten(2)
+
+
 class Residual(nn.Module):
     """x + f(norm(x)) with knobs."""
 
@@ -454,6 +480,17 @@ CASES = {
     ),
     "heads split otherwise": (
         "head-split", "middle", linears, Attention(), Attention(split="last"), SEQUENCE
+    ),
+    "query and key exchanged": (
+        "fused-order", "middle", linears, Separate(), Separate(exchanged=True), SEQUENCE
+    ),
+    "query and key exchanged under a mask": (
+        "fused-order", "middle", linears, Separate(masked=True),
+        Separate(masked=True, exchanged=True), SEQUENCE,
+    ),
+    "query and key exchanged in a fused attention": (
+        "fused-order", "middle", linears, Separate(fused=True),
+        Separate(fused=True, exchanged=True), SEQUENCE,
     ),
     "q and k exchanged": (
         "fused-order", "middle", linears, Attention(), Attention(order=(1, 0, 2)), SEQUENCE

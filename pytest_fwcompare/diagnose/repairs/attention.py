@@ -131,10 +131,10 @@ def exchanged(spot: Spot) -> Iterator[Candidate]:
     """Query and key exchanged: the scores transposed, what is done with them as it was."""
     replay = spot.replay
     product = near(replay, spot.place, {"matmul"}, onward=False)
-    scores = replay.kind(spot.place) == "softmax" or near(
-        replay, spot.place, {"softmax"}, onward=True
-    )
-    if product is None or not scores:
+    if product is None or (
+        replay.kind(spot.place) != "softmax"
+        and near(replay, spot.place, {"softmax"}, onward=True) is None
+    ):
         return
     value = spot.graph.records[product].value
     if value.ndim > 1 and value.shape[-1] == value.shape[-2]:
