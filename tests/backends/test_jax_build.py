@@ -186,3 +186,16 @@ def test_a_wrong_shape_is_named():
     )
     with pytest.raises(ModelError, match="forward: TypeError: dot_general requires"):
         observed(side, {"x": np.ones((4, 7), np.float32)}, precision="working")
+
+
+def test_attention_among_huge_scores_is_finite_when_compiled():
+    # Compiled, scores of 1e10 may be computed twice and rounded differently, so that some exceed
+    # their own maximum by thousands.
+    layers = [nn.MultiHeadAttention(2, 8, causal=True)]
+    network = Sequential(layers, input_shape=("time", 8))
+    built = JAX.build(network, dtype="float32")
+    rng = np.random.default_rng(0)
+    compiled = jax.jit(lambda x: built.model(x))
+    for _ in range(20):
+        values = 1e5 * (1 + 0.02 * rng.standard_normal((2, 3, 8)))
+        assert np.isfinite(np.asarray(compiled(jnp.asarray(values, "float32")))).all()

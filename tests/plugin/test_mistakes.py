@@ -267,12 +267,24 @@ def test_a_default_framework_that_is_missing_skips_with_the_reason(
             "device 'cuda': present finds only cpu here",
         ),
         (
+            ["--fwcompare-dtypes=bfloat16"],
+            {"errors": 1},
+            "dtype: the NumPy reference has no dtype 'bfloat16', only float32, float64; "
+            "fwcompare_port compares two models in it",
+        ),
+        (
             ["--fwcompare-devices=cuda:3"],
             {"errors": 1},
             "device 'cuda:3': present finds only cpu here",
         ),
     ],
-    ids=["a mode it lacks", "a mode it lacks, named", "no such device", "no third device"],
+    ids=[
+        "a mode it lacks",
+        "a mode it lacks, named",
+        "no such device",
+        "a dtype of no reference",
+        "no third device",
+    ],
 )
 def test_axes_that_a_framework_lacks(
     pytester: pytest.Pytester, options: list[str], outcomes: dict[str, int], message: str

@@ -123,6 +123,10 @@ def masked_softmax(scores: Value, allowed: Value) -> Value:
     highest = jnp.max(scores, -1, keepdims=True, initial=-np.inf, where=allowed)
     highest = jax.lax.stop_gradient(jnp.where(jnp.isfinite(highest), highest, 0))
     # Cells that are left out are moved to zero before exp, so that no infinity arises.
-    powers = jnp.where(allowed, jnp.exp(jnp.where(allowed, scores - highest, 0)), 0)
+    below = jnp.where(allowed, scores - highest, 0)
+    # A compiled program may compute scores twice and round them differently, so that large ones
+    # exceed their own maximum; what they exceed it by is taken off, which no gradient sees.
+    below = below - jax.lax.stop_gradient(jnp.maximum(below, 0))
+    powers = jnp.where(allowed, jnp.exp(below), 0)
     total = jnp.sum(powers, -1, keepdims=True)
     return powers / jnp.where(total == 0, 1, total)
