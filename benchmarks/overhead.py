@@ -1,6 +1,6 @@
 """What a comparison costs over the bare framework calls it makes.
 
-    python benchmarks/overhead.py [--rounds 7] [--examples 20]
+    python benchmarks/overhead.py [--rounds 7] [--examples 20] [--cpu]
 
 Three times for LeNet and a translation transformer built in torch (so that every call can be
 written by hand), interleaved in one run:
@@ -10,6 +10,9 @@ bare      the same number of forward and backward passes, at the same sizes and 
           by plain torch calls
 plain     two-sided float32 forward and backward alone, one an example: what a user without
           shadows would run
+
+With --cpu the seconds are those of the processor and not of the wall: the same on an idle machine,
+as everything here runs in one thread, and comparable where other processes use the cores.
 
 Prints the medians and the ratios compare/bare (goal 1.25) and compare/plain (goal 6).
 """
@@ -104,7 +107,11 @@ def sample(specs: dict[str, fwc.TensorSpec], dtype: torch.dtype) -> list[torch.T
 
 
 def measure(
-    model: torch.nn.Module, specs: dict[str, fwc.TensorSpec], rounds: int, examples: int
+    model: torch.nn.Module,
+    specs: dict[str, fwc.TensorSpec],
+    rounds: int,
+    examples: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Median seconds of the three."""
     twin = copy.deepcopy(model)
@@ -133,10 +140,10 @@ def measure(
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name, run in runs.items():
-            started = time.perf_counter()
+            started = clock()
             run()
             if number:  # the first round warms up
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(clock() - started)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     return medians | {"calls": float(sum(calls.values()))}
 
@@ -145,11 +152,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--examples", type=int, default=20)
+    parser.add_argument("--cpu", action="store_true", help="seconds of the processor")
     options = parser.parse_args()
+    clock = time.process_time if options.cpu else time.perf_counter
     torch.set_num_threads(1)
     print(f"{'network':12s} {'calls':>6s} {'compare':>9s} {'bare':>9s} {'plain':>9s}  ratios")
     for name, (model, specs) in networks().items():
-        found = measure(model, specs, options.rounds, options.examples)
+        found = measure(model, specs, options.rounds, options.examples, clock)
         print(
             f"{name:12s} {found['calls']:6.0f} {found['compare']:8.3f}s {found['bare']:8.3f}s "
             f"{found['plain']:8.3f}s  compare/bare {found['compare'] / found['bare']:.2f}, "

@@ -1,0 +1,195 @@
+"""The smallest error that is noticed, by depth, beside two plain tolerances.
+
+    python benchmarks/sensitivity.py [--depths 2 8 32 64] [--examples 20] [--plot PATH]
+
+A stack of blocks (linear, layer norm, GELU) is compared with itself but for one relative error e
+in its middle block:
+
+weight       one element of the linear layer's weight times 1 + e
+epsilon      the layer norm's epsilon times 1 + e
+activation   the GELU's output times 1 + e
+
+For each depth the smallest e of half decades that `fwc.compare` notices, by bisection; 0 would
+mean that it objects to equal networks. "fails" is a verdict of another function, "notice" that or
+the notice of a hidden difference, which fails nothing. Beside it what
+`numpy.allclose(rtol=atol=1e-5)` and `torch.testing.assert_close` (its float32 defaults) notice on
+five standard normal inputs with the weights torch starts with, outputs and gradients together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+import pytest_fwcompare as fwc
+
+WIDTH, BATCH = 16, 4
+FAULTS = ("weight", "epsilon", "activation")
+FINEST = 30
+"""Half decades: errors of 1 down to 1e-15."""
+
+
+class Block(nn.Module):
+    """Linear, layer norm, GELU; `fault` says what is wrong by the relative `error`."""
+
+    def __init__(self, fault: str | None = None, error: float = 0.0) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH)
+        self.fault, self.error = fault, error
+        if fault == "epsilon":
+            self.norm.eps *= 1 + error
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, width) to (batch, width)."""
+        hidden = self.linear(x)
+        if self.fault == "weight":
+            moved = self.linear.weight[0, 0] * self.error * x[:, :1]
+            hidden = torch.cat([hidden[:, :1] + moved, hidden[:, 1:]], 1)
+        found = nn.functional.gelu(self.norm(hidden))
+        return found * (1 + self.error) if self.fault == "activation" else found
+
+
+def stack(depth: int, fault: str | None = None, error: float = 0.0) -> nn.Module:
+    """The network, wrong in its middle block; equal weights every time."""
+    torch.manual_seed(depth)
+    blocks = [Block(fault if place == depth // 2 else None, error) for place in range(depth)]
+    return nn.Sequential(*blocks, nn.Linear(WIDTH, WIDTH))
+
+
+class Compared:
+    """What `fwc.compare` says of each error, asked once."""
+
+    def __init__(self, depth: int, fault: str, examples: int) -> None:
+        self.depth, self.fault, self.examples = depth, fault, examples
+        self.said: dict[float, fwc.Comparison] = {}
+
+    def ask(self, error: float) -> fwc.Comparison:
+        """The comparison with the port that has this error."""
+        if error not in self.said:
+            self.said[error] = fwc.compare(
+                stack(self.depth),
+                stack(self.depth, self.fault, error),
+                inputs={"x": fwc.TensorSpec((BATCH, WIDTH))},
+                examples=self.examples,
+            )
+        return self.said[error]
+
+    def fails(self, error: float) -> bool:
+        """Whether it is called another function."""
+        return self.ask(error).verdict not in ("equivalent", "subgradient")
+
+    def notices(self, error: float) -> bool:
+        """Whether it fails or is put on record."""
+        said = self.ask(error)
+        hidden = any(text.startswith("hidden difference") for text in said.notices)
+        return said.verdict != "equivalent" or hidden
+
+
+def values(model: nn.Module, seed: int) -> list[torch.Tensor]:
+    """Output and all gradients for one standard normal input."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(BATCH, WIDTH, generator=generator).requires_grad_()
+    output = model(x)
+    cotangent = torch.randn(output.shape, generator=generator)
+    return [output.detach(), *torch.autograd.grad(output, [x, *model.parameters()], cotangent)]
+
+
+def allclose(expected: torch.Tensor, obtained: torch.Tensor) -> bool:
+    """numpy.allclose with both tolerances at 1e-5."""
+    return bool(np.allclose(obtained.numpy(), expected.numpy(), rtol=1e-5, atol=1e-5))
+
+
+def assert_close(expected: torch.Tensor, obtained: torch.Tensor) -> bool:
+    """torch.testing.assert_close with its defaults."""
+    try:
+        torch.testing.assert_close(obtained, expected)
+    except AssertionError:
+        return False
+    return True
+
+
+def flagged(close: Callable[..., bool], depth: int, fault: str, error: float) -> bool:
+    """Whether a plain tolerance refuses any tensor of five inputs."""
+    sides = stack(depth), stack(depth, fault, error)
+    return any(
+        not close(expected, obtained)
+        for seed in range(5)
+        for expected, obtained in zip(*(values(side, seed) for side in sides), strict=True)
+    )
+
+
+def smallest(sees: Callable[[float], bool]) -> float:
+    """The smallest error of half decades that is seen; infinity if 1 is not, 0 if nothing is.
+
+    Seen errors are taken to be all from some size on.
+    """
+    if sees(0.0):
+        return 0.0
+    if not sees(1.0):
+        return float("inf")
+    seen, unseen = 0, FINEST
+    while unseen - seen > 1:
+        middle = (seen + unseen) // 2
+        if sees(10.0 ** (-middle / 2)):
+            seen = middle
+        else:
+            unseen = middle
+    return float(10.0 ** (-seen / 2))
+
+
+def plot(rows: list[tuple[str, int, dict[str, float]]], path: Path) -> None:
+    """Curves over depth, one panel a fault."""
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, len(FAULTS), sharey=True, figsize=(11, 4))
+    for panel, fault in zip(panels, FAULTS, strict=True):
+        mine = [(depth, found) for name, depth, found in rows if name == fault]
+        for policy in mine[0][1]:
+            panel.loglog(
+                [depth for depth, _ in mine], [f[policy] for _, f in mine], "o-", label=policy
+            )
+        panel.set(title=fault, xlabel="depth (blocks)")
+    panels[0].set_ylabel("smallest relative error noticed")
+    panels[0].legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, bbox_inches="tight", dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--depths", type=int, nargs="+", default=[2, 8, 32, 64])
+    parser.add_argument("--examples", type=int, default=20)
+    parser.add_argument("--plot", type=Path, help="write the curves to this .png or .svg")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    names = ("fails", "notice", "allclose 1e-5", "assert_close")
+    print(f"{'error in':12s} {'depth':>5s}  " + "  ".join(f"{name:>14s}" for name in names))
+    rows = []
+    for fault in FAULTS:
+        for depth in options.depths:
+            compared = Compared(depth, fault, options.examples)
+            searches: tuple[Callable[[float], bool], ...] = (
+                compared.fails,
+                compared.notices,
+                lambda e, f=fault, d=depth: flagged(allclose, d, f, e),
+                lambda e, f=fault, d=depth: flagged(assert_close, d, f, e),
+            )
+            found = dict(zip(names, map(smallest, searches), strict=True))
+            rows.append((fault, depth, found))
+            told = "  ".join(f"{found[name]:14.1e}" for name in names)
+            print(f"{fault:12s} {depth:5d}  {told}", flush=True)
+    if options.plot is not None:
+        try:
+            plot(rows, options.plot)
+        except ImportError:
+            sys.exit("--plot needs matplotlib")
+
+
+if __name__ == "__main__":
+    main()
