@@ -11,6 +11,7 @@ _PLACES = {
     "compare": "pytest_fwcompare.comparison",
     "NumpyFunction": "pytest_fwcompare.backends.numpy",
     "compare_training": "pytest_fwcompare.training",
+    "odd_one_out": "pytest_fwcompare.judge.odd",
     "as_function": "pytest_fwcompare.sides",
     "TensorSpec": "pytest_fwcompare.inputs.spec",
     "Comparison": "pytest_fwcompare.records",
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from pytest_fwcompare.errors import UsageError as UsageError
     from pytest_fwcompare.inputs import strategies as strategies
     from pytest_fwcompare.inputs.spec import TensorSpec as TensorSpec
+    from pytest_fwcompare.judge.odd import odd_one_out as odd_one_out
     from pytest_fwcompare.records import Comparison as Comparison
     from pytest_fwcompare.sides import as_function as as_function
     from pytest_fwcompare.training import compare_training as compare_training

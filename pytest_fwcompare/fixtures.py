@@ -7,6 +7,7 @@ test: each callable looks up the item that runs when it is called.
 from __future__ import annotations
 
 import dataclasses
+import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -103,6 +104,10 @@ class Fixture:
             keywords.setdefault(key, getattr(case, key))
         if case.examples is not None:
             keywords["examples"] = case.examples
+        if settings.repro is not None:
+            name = re.sub(r"[^\w.-]+", "-", item.nodeid).strip("-")
+            made = 0 if in_hypothesis() else self._made()
+            keywords.setdefault("repro", settings.repro / (f"{name}-{made + 1}" if made else name))
         try:
             comparison = pytest_fwcompare.compare(reference, port, **keywords)
             timings = comparison.timings if time is None else time(keywords)

@@ -64,6 +64,7 @@ class Settings(NamedTuple):
         reports: files to write, suffixes already checked.
         fail_on: verdicts that fail a test.
         command: the options given on the command line, to be repeated when replaying.
+        repro: folder under which each failing comparison writes a script that shows it.
     """
 
     enabled: bool
@@ -74,6 +75,7 @@ class Settings(NamedTuple):
     fail_on: tuple[str, ...]
     command: tuple[str, ...] = ()
     examples_forced: bool = False
+    repro: Path | None = None
 
 
 class Case(NamedTuple):
@@ -136,6 +138,9 @@ def add_options(parser: pytest.Parser) -> None:
     text = f"Write a report ({', '.join(REPORTS)}); repeatable."
     group.addoption("--fwcompare-report", metavar="PATH", action="append", default=None, help=text)
     parser.addini("fwcompare_report", text, type="linelist", default=[])
+    text = "Write a folder with a standalone script for each failing comparison."
+    group.addoption("--fwcompare-repro", metavar="DIR", default=None, help=text)
+    parser.addini("fwcompare_repro", text, default=None)
 
 
 def read_settings(config: pytest.Config) -> Settings:
@@ -156,6 +161,7 @@ def read_settings(config: pytest.Config) -> Settings:
         fail_on=FAIL_ON if fail_on is None else _verdicts(fail_on, fail_source),
         command=_command(config),
         examples_forced=source.startswith("--"),
+        repro=_repro(config),
     )
 
 
@@ -368,6 +374,18 @@ def _reports(config: pytest.Config) -> tuple[Path, ...]:
             raise UsageError(f"{source}={name}: expected a file, this is a folder")
         paths.append(path)
     return tuple(paths)
+
+
+def _repro(config: pytest.Config) -> Path | None:
+    """The folder, relative to where it was typed, or to the ini file."""
+    raw, source = _given(config, "repro")
+    if raw is None:
+        return None
+    base = config.invocation_params.dir if source.startswith("--") else config.rootpath
+    path = Path(base / raw)
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{source}={raw}: expected a folder, this is a file")
+    return path
 
 
 def _command(config: pytest.Config) -> tuple[str, ...]:

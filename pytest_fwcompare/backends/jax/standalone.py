@@ -46,7 +46,7 @@ def run(
             return jax.tree_util.tree_leaves(apply(model, *positional, **keywords))
 
     trained = {int(place): leaves[int(place)] for place in weights if leaves}
-    floats = {i: t for i, t in enumerate(tensors) if jax.numpy.issubdtype(t.dtype, "floating")}
+    floats = {i: t for i, t in enumerate(tensors) if jax.numpy.issubdtype(t.dtype, jax.numpy.floating)}
 
     def pure(trained: dict[int, Any], floats: dict[int, Any]) -> list[Any]:
         return function(trained, [floats.get(i, t) for i, t in enumerate(tensors)])
@@ -56,7 +56,7 @@ def run(
     if cotangents:
         seeds = [
             jax.numpy.asarray(cotangents.get(str(i), np.zeros(v.shape)), v.dtype)
-            if jax.numpy.issubdtype(v.dtype, "floating")
+            if jax.numpy.issubdtype(v.dtype, jax.numpy.floating)
             else np.zeros(v.shape, jax.dtypes.float0)
             for i, v in enumerate(outputs)
         ]

@@ -1,0 +1,214 @@
+"""Folders that show a difference: run by a Python that cannot import the plugin."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import pytest_fwcompare as fwc
+from pytest_fwcompare import networks as nn
+from pytest_fwcompare.report.repro import source_of
+from pytest_fwcompare.sides import InFramework
+
+torch = pytest.importorskip("torch")
+
+FACTORIES = """
+import torch
+
+
+class Net(torch.nn.Module):
+    def __init__(self, epsilon):
+        super().__init__()
+        self.lift = torch.nn.Linear(6, 4)
+        self.norm = torch.nn.LayerNorm(4, eps=epsilon)
+        self.read = torch.nn.Linear(4, 3)
+
+    def forward(self, features):
+        return {"first": self.read(self.norm(self.lift(features))), "second": features.sum(1)}
+
+
+def reference():
+    return Net(1e-5)
+
+
+def port():
+    return Net(1e-1)
+
+
+def stopped():
+    net = Net(1e-5)
+    net.norm.register_forward_hook(lambda module, given, made: made.detach())
+    return net
+
+
+def keras_port(epsilon=0.1):
+    import keras
+
+    features = keras.Input((6,))
+    x = keras.layers.Dense(4)(features)
+    x = keras.layers.LayerNormalization(epsilon=epsilon)(x)
+    first = keras.layers.Dense(3)(x)
+    return keras.Model(features, {"first": first, "second": keras.ops.sum(features, 1)})
+
+
+def function_port():
+    import jax
+
+    def run(tree, features):
+        x = features @ tree["w1"] + tree["b1"]
+        x = (x - x.mean(-1, keepdims=True)) / jax.numpy.sqrt(x.var(-1, keepdims=True) + 0.1)
+        x = x * tree["scale"] + tree["shift"]
+        return {"first": x @ tree["w2"] + tree["b2"], "second": features.sum(1)}
+
+    shapes = {"w1": (6, 4), "b1": 4, "scale": 4, "shift": 4, "w2": (4, 3), "b2": 3}
+    return run, {name: jax.numpy.ones(shape) for name, shape in shapes.items()}
+"""
+
+INPUTS = {"features": fwc.TensorSpec(("batch", 6))}
+
+
+@pytest.fixture(scope="module")
+def factories(tmp_path_factory):
+    path = tmp_path_factory.mktemp("models") / "models_of_repro.py"
+    path.write_text(FACTORIES, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("models_of_repro", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def show(folder) -> subprocess.CompletedProcess:
+    """Run the script where importing the plugin, pytest or Hypothesis raises."""
+    code = (
+        "import sys, runpy\n"
+        "for name in ('pytest_fwcompare', 'pytest', 'hypothesis'):\n"
+        "    sys.modules[name] = None\n"
+        f"sys.path.insert(0, {str(folder)!r})\n"
+        f"runpy.run_path({str(folder / 'repro.py')!r}, run_name='__main__')\n"
+    )
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+        cwd=folder.parent,
+    )
+
+
+def compared(reference, port, folder, inputs=None, **keywords) -> fwc.Comparison:
+    return fwc.compare(
+        reference, port, inputs=inputs or INPUTS, examples=4, repro=folder, **keywords
+    )
+
+
+MAPPED = {
+    "w1": ("lift.weight", fwc.transforms.Transpose((1, 0))),
+    "b1": "lift.bias",
+    "scale": "norm.weight",
+    "shift": "norm.bias",
+    "w2": ("read.weight", fwc.transforms.Transpose((1, 0))),
+    "b2": "read.bias",
+}
+
+
+@pytest.mark.parametrize(
+    ("port", "kernel", "weights"),
+    [
+        ("port", "parameter read.weight", "auto"),
+        ("keras_port", "parameter 4", "auto"),
+        ("function_port", "parameter 5", MAPPED),
+    ],
+)
+def test_the_script_shows_the_difference_alone(factories, tmp_path, port, kernel, weights):
+    folder = tmp_path / "shown"
+    made = getattr(factories, port)
+    found = compared(factories.reference, made, folder, weights=weights)
+    assert found.verdict == "semantic", found.summary()
+    assert f"shown without this plugin by python {folder / 'repro.py'}" in found.notices
+    shown = show(folder)
+    assert shown.returncode == 1, shown.stdout + shown.stderr
+    lines = {line[:40].strip(): line for line in shown.stdout.splitlines()}
+    assert "<-- differs" in lines["output 0"]
+    assert "<-- differs" in lines[kernel]
+    assert "<-- differs" not in lines["output 1"]
+    assert found.summary().splitlines()[0] in shown.stdout
+    for name in ("weights", "inputs", "expected", "cotangents"):
+        with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
+            assert arrays.files
+
+
+def test_the_script_tells_a_repaired_port(factories, tmp_path):
+    """The same folder with the fault taken out of the factory's file: nothing differs."""
+    folder = tmp_path / "shown"
+    compared(factories.reference, factories.port, folder)
+    case = json.loads((folder / "case.json").read_text())
+    case["port"]["source"]["name"] = "reference"
+    (folder / "case.json").write_text(json.dumps(case))
+    shown = show(folder)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert "no difference beyond" in shown.stdout
+    assert "differs" not in shown.stdout.split("float64 values")[1].split("no difference")[0]
+
+
+def test_a_stopped_gradient_is_shown(factories, tmp_path):
+    folder = tmp_path / "shown"
+    found = compared(factories.reference, factories.stopped, folder)
+    assert found.verdict == "semantic"
+    shown = show(folder)
+    assert shown.returncode == 1, shown.stdout + shown.stderr
+    lines = {line[:40].strip(): line for line in shown.stdout.splitlines()}
+    assert "<-- differs" in lines["input features"]
+    assert "<-- differs" not in lines["output 0"]
+
+
+@pytest.mark.parametrize("framework", ["torch", "keras", "jax"])
+def test_described_networks(tmp_path, framework):
+    pytest.importorskip(framework)
+
+    def described(epsilon):
+        return nn.Sequential(
+            [nn.Dense(4), nn.LayerNorm(epsilon=epsilon), nn.Dense(3)],
+            input_shape=(6,),
+        )
+
+    network = described(1e-5)
+    folder = tmp_path / "shown"
+    (name,) = network.inputs
+    found = compared(
+        InFramework(network, "numpy"),
+        InFramework(described(0.1), framework),
+        folder,
+        inputs={name: INPUTS["features"]},
+    )
+    assert found.verdict == "semantic", found.summary()
+    shown = show(folder)
+    assert shown.returncode == 1, (found.notices, shown.stdout, shown.stderr)
+    assert "<-- differs" in next(x for x in shown.stdout.splitlines() if x.startswith("output 0"))
+
+
+def test_what_this_process_alone_can_make_is_refused(factories, tmp_path):
+    folder = tmp_path / "shown"
+    found = compared(factories.reference, factories.port(), folder)
+    assert found.verdict == "semantic"
+    (said,) = [text for text in found.notices if "no script was written" in text]
+    assert "the port (Net) cannot be made again by another process" in said
+    assert "Pass a function defined at the top of a module" in said
+    assert not folder.exists()
+    with pytest.raises(fwc.UsageError, match="cannot be made again"):
+        source_of(lambda: factories.port(), "port")
+
+
+def test_nothing_is_written_for_a_pass(factories, tmp_path):
+    folder = tmp_path / "shown"
+    assert compared(factories.reference, factories.reference, folder).verdict == "equivalent"
+    assert not folder.exists()
