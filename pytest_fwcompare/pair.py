@@ -105,6 +105,7 @@ class Pair:
         self._output_axes: dict[str, tuple[int, ...] | None] = {}
         self._port_order: dict[str, int] = {}
         self._jittered: set[bool] = set()
+        self._mapped: tuple[dict[str, Array], dict[str, Array]] | None = None
 
     # Points ------------------------------------------------------------------------------------
 
@@ -164,7 +165,9 @@ class Pair:
         if role == "reference":
             self.reference.side.load(weights, at)
         elif self.mapping is not None:
-            self.port.side.load(self.mapping.port_values(weights), at)
+            if self._mapped is None or self._mapped[0] is not weights:
+                self._mapped = weights, self.mapping.port_values(weights)
+            self.port.side.load(self._mapped[1], at)
         self._loaded[role, at] = key
 
     def mark_loaded(self, role: str, at: Precision, key: object) -> None:

@@ -89,17 +89,18 @@ class TorchSide(Side):
                 f"{self.role}: no parameter {', '.join(map(repr, unknown))} in the torch model; "
                 f"its parameters are {', '.join(known)}"
             )
+        on_cpu = self.device.type == "cpu"
         with torch.no_grad():
             for name, value in values.items():
-                target = known[name].tensor
+                target, shape = known[name].tensor, known[name].parameter.shape
                 array = np.asarray(value, order="C")  # ascontiguousarray makes a scalar (1,)
-                if array.shape != tuple(target.shape):
+                if array.shape != shape:
                     raise UsageError(
-                        f"{self.role}: parameter {name!r} has shape {tuple(target.shape)}, got "
-                        f"values of shape {array.shape}"
+                        f"{self.role}: parameter {name!r} has shape {shape}, got values of shape "
+                        f"{array.shape}"
                     )
-                fresh = torch.from_numpy(array).to(target.device, target.dtype, copy=True)
-                if target.device.type == "cpu":
+                fresh = torch.from_numpy(array).to(self.device, target.dtype, copy=True)
+                if on_cpu:
                     # Other memory, not other values: records of earlier passes share the old one.
                     target.data = fresh
                 else:

@@ -256,7 +256,8 @@ def guarded(
     scripted = isinstance(model, torch.jit.ScriptModule)
     dtype, modules = torch.get_default_dtype(), list(model.modules())
     flags = [(module, module.training) for module in modules] if training else []
-    attributes = [] if scripted else [(m, m.__dict__.copy()) for m in modules]
+    tables = [] if scripted else [module.__dict__ for module in modules]
+    attributes = [(table, table.copy()) for table in tables]
     streams = random.getstate(), numpy_stream()
     copies: dict[int, torch.Tensor] = {}
     with (
@@ -278,10 +279,10 @@ def guarded(
             random.setstate(streams[0])
             if numpy_stream() is not streams[1]:
                 np.random.set_state(streams[1])
-            for module, values in attributes:
-                if _changed(module.__dict__, values):
-                    module.__dict__.clear()
-                    module.__dict__.update(values)
+            for now, before in attributes:
+                if _changed(now, before):
+                    now.clear()
+                    now.update(before)
             for module, flag in flags:
                 module.training = flag
 
