@@ -14,7 +14,7 @@ THREADS ?= 1
 COUNT := OMP_NUM_THREADS=$(THREADS) TF_NUM_INTRAOP_THREADS=$(THREADS)
 COUNT += TF_NUM_INTEROP_THREADS=$(THREADS)
 
-.PHONY: compare test lint types suite test-slow test-cuda clean
+.PHONY: compare test lint types suite test-slow test-cuda realports clean
 
 compare: $(STAMP)
 	$(COUNT) $(BIN)/python -m pytest --fwcompare examples $(ARGS)
@@ -38,6 +38,14 @@ test-slow: $(STAMP)
 test-cuda:
 	PYTHONPATH=. $$(test -f $(STAMP) && echo $(BIN)/python || echo $(PYTHON)) \
 		-m pytest -m cuda tests $(ARGS)
+
+# Ports written by others. --no-deps: tf-keras asks for the full tensorflow, keras-hub for
+# tensorflow-text, neither of which is needed here.
+realports: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[realports]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps \
+		tf-keras keras-hub kagglehub kagglesdk
+	$(COUNT) $(BIN)/python -m pytest -m realports tests/realports $(ARGS)
 
 # The stamp is written last, so that an installation that was cut off is taken up again.
 $(STAMP): pyproject.toml constraints.txt
