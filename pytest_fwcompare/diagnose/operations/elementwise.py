@@ -119,6 +119,7 @@ SYNONYMS = {
     "hardswish": ("hard_silu", {}),
     "swish": ("silu", {}),
     "logistic": ("sigmoid", {}),
+    "log_sigmoid": ("logsigmoid", {}),
     "negative": ("neg", {}),
     "absolute": ("abs", {}),
     "prelu": ("leaky_relu", {}),
