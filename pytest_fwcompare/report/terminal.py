@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from pytest_fwcompare.options import Settings, default_frameworks
 from pytest_fwcompare.recording import Result
-from pytest_fwcompare.records import Timing
+from pytest_fwcompare.records import Comparison, Timing
 from pytest_fwcompare.report.numbers import figure, seconds
 
 HEADINGS = ("test", "framework", "verdict", "gap", "noise", "forward", "backward", "ratio")
@@ -63,6 +63,24 @@ def table(results: Iterable[Result], width: int) -> list[str]:
         lines.append("~ timed while other workers used the machine")
     if not all(timing.synchronised for timing in timings):
         lines.append("? calls returned before their work was done; the times mislead")
+    return [*lines, *odd_ones(results)]
+
+
+def odd_ones(results: Sequence[Result]) -> list[str]:
+    """Which framework is odd in the tests that judged several and found them to differ."""
+    from pytest_fwcompare.judge.odd import odd_one_out
+
+    groups: dict[tuple[str, int], dict[str, Comparison]] = {}
+    for result in results:
+        made = result.comparison
+        if result.test != result.group:
+            groups.setdefault((result.group, result.index), {})[made.port] = made
+    lines = []
+    for (group, _), made in groups.items():
+        if len(made) > 1 and len({comparison.reference for comparison in made.values()}) == 1:
+            found = odd_one_out(made)
+            if found.names or found.tie:
+                lines.append(f"{group}: {found.text}")
     return lines
 
 

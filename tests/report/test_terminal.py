@@ -59,3 +59,17 @@ def test_without_timings_the_columns_stay_empty() -> None:
 )
 def test_long_names_lose_folders_then_the_file_then_their_end(width: int, expected: str) -> None:
     assert shortened("tests/unit/test_net.py::test_lenet[cpu]", width) == expected
+
+
+def test_the_odd_framework_of_a_test_is_named_under_the_table() -> None:
+    def judged(framework: str, right: bool) -> Result:
+        make = samples.equivalent if right else samples.semantic
+        made = make(reference="numpy", port=framework, timings=())
+        return Result(f"t.py::test_net[{framework}-cpu]", "t.py::test_net[cpu]", 1, 1, made)
+
+    agreeing = table([judged("torch", True), judged("jax", True)], 120)
+    lines = table([judged("torch", True), judged("keras", False)], 120)
+    assert lines[-1] == ("t.py::test_net[cpu]: keras is the odd one out: numpy and torch agree")
+    assert not any("odd" in line for line in agreeing)
+    alone = Result("t.py::test", "t.py::test", 1, 1, samples.semantic(timings=()))
+    assert not any("odd" in line or "open" in line for line in table([alone], 120))
