@@ -119,7 +119,12 @@ class Graph:
         """Positions whose value reaches an output: by gradients where a backward pass was run."""
         if not any(record.gradient is not None for record in self.records):
             return frozenset(range(len(self.records)))
-        ends = [place for place, r in enumerate(self.records) if r.gradient is not None]
+        # A loop's last state has a gradient of zeros where only the sequence is used.
+        ends = [
+            place
+            for place, r in enumerate(self.records)
+            if r.gradient is not None and (self.consumers[place] or r.gradient.any())
+        ]
         return frozenset(ends) | frozenset(self.upstream(ends))
 
     @cached_property
