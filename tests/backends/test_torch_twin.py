@@ -15,6 +15,7 @@ from torch import nn  # noqa: E402
 
 from pytest_fwcompare.backends import registry  # noqa: E402
 from pytest_fwcompare.backends.base import Argument  # noqa: E402
+from pytest_fwcompare.backends.torch.twin import numpy_stream  # noqa: E402
 from pytest_fwcompare.errors import ModelError  # noqa: E402
 
 X = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
@@ -259,3 +260,14 @@ def test_a_compiled_model_is_taken_from_beneath_its_wrapper():
         warnings.simplefilter("ignore")
         wrapped = torch.compile(nn.Linear(4, 2))
     assert [p.name for p in adopt(wrapped).parameters()] == ["weight", "bias"]
+
+
+def test_the_stream_of_numpy_is_read_anew_only_if_somebody_drew():
+    before = numpy_stream()
+    assert numpy_stream() is before
+    drawn = np.random.standard_normal(3)
+    assert numpy_stream() is not before
+    np.random.set_state(before)
+    assert all(np.array_equal(a, b) for a, b in zip(numpy_stream(), before, strict=True))
+    assert np.array_equal(np.random.standard_normal(3), drawn)
+    np.random.set_state(before)

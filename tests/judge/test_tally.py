@@ -75,3 +75,15 @@ def test_accuracy_lost_in_one_output_is_enough():
     for number in range(1, 9):
         tally.add(finding("equivalent", number))
     assert tally.verdict == "precision"
+
+
+def test_a_row_gives_the_largest_jitter_that_was_drawn():
+    value = np.array([1.0, 2.0])
+    tally = Tally()
+    for number, (jitter, gap) in enumerate([(2e-7, 0.0), (4e-7, 0.0), (None, 1e-15)]):
+        near = value + gap
+        judged = assess(Observed("output x", "output", value, near, value, near, jitter))
+        tally.add(Finding("x", number, "equivalent", (judged,)))
+    (row,) = tally.rows()
+    assert row.example == 2
+    assert row.jitter == pytest.approx(2e-7)

@@ -268,3 +268,42 @@ def test_same_nonfinite_tells_signs_apart():
     assert same_nonfinite(np.array([np.inf]), np.array([np.inf]))
     assert not same_nonfinite(np.array([np.inf]), np.array([-np.inf]))
     assert same_nonfinite(np.array([1, 2]), np.array([3, 4]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(-16, 0), st.floats(-16, 0), st.sampled_from([0.0, 1e-3, 1.0]), st.integers(0, 9))
+def test_a_jitter_excuses_and_never_accuses(size, spread, peak, seed):
+    """So where all is well without one, it need not be drawn."""
+    observed = replace(shifted(right(seed=seed), 10**size), jitter=None, peak=peak)
+    judged = assess(observed)
+    assert np.isnan(judged.jitter)
+    if judged.settled:
+        with_jitter = assess(replace(observed, jitter=10**spread))
+        assert with_jitter.settled
+    else:
+        assert assess(replace(observed, jitter=0.0)).verdict == judged.verdict
+
+
+def test_what_is_wrong_or_hidden_without_a_jitter_is_not_settled():
+    observed = replace(right(), jitter=None)
+    assert assess(observed).settled
+    assert assess(shifted(observed, 1e-12)).settled is False
+    assert assess(replace(observed, port=observed.port64 * (1 + 1e-3))).settled is False
+    chosen = np.array([3, 1])
+    tied = Observed("output index", "output", chosen, chosen[::-1], chosen, chosen, jitter=None)
+    assert assess(tied).settled is False
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+def test_one_nonfinite_value_among_many_is_not_lost_in_the_maximum(broken):
+    observed = right((50, 50))
+    for side in ("port", "port64", "reference", "reference64"):
+        value = getattr(observed, side).copy()
+        value[31, 7] = broken
+        assert assess(replace(observed, **{side: value})).verdict == "nonfinite"
+    both = {}
+    for side in ("port", "port64", "reference", "reference64"):
+        both[side] = getattr(observed, side).copy()
+        both[side][31, 7] = broken
+    assert assess(replace(observed, **both)).verdict == "equivalent"
+    assert assess(shifted(replace(observed, **both), 1e-4)).verdict == "semantic"

@@ -1,0 +1,78 @@
+"""Observing both sides: the jitter is drawn where it could change a verdict, and only there."""
+
+import copy
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import nn  # noqa: E402
+
+import pytest_fwcompare as fwc  # noqa: E402
+from pytest_fwcompare.pair import Pair  # noqa: E402
+
+EXAMPLES = 6
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Numbers of draws, one entry each time that the jitter is drawn."""
+    calls = []
+    original = Pair._jitter
+
+    def counted(self, point, still, draws, training):
+        calls.append(draws)
+        return original(self, point, still, draws, training)
+
+    monkeypatch.setattr(Pair, "_jitter", counted)
+    return calls
+
+
+def model():
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 2))
+
+
+def judged(port, **options):
+    return fwc.compare(
+        model(),
+        port,
+        inputs={"x": fwc.TensorSpec((3, 5))},
+        examples=EXAMPLES,
+        explain=False,
+        **options,
+    )
+
+
+def test_a_right_port_needs_the_jitter_of_one_example(drawn):
+    found = judged(model())
+    assert found.verdict == "equivalent"
+    assert drawn == [1]
+    jitters = {row.name: row.jitter for row in found.tensors}
+    assert 1e-9 < jitters["output output"] < 1e-5
+    # The last bias is not multiplied by anything that could move.
+    assert jitters["gradient of 3.bias"] == 0
+
+
+def test_a_step_of_training_has_a_jitter_of_its_own(drawn):
+    found = judged(model(), checks=("forward", "backward", "training"))
+    assert found.verdict == "equivalent"
+    assert drawn == [1, 1]
+
+
+def test_what_rounding_may_explain_is_held_against_a_jitter_on_every_example(drawn):
+    """Far below float32, so that only the jitter excuses it."""
+    port = copy.deepcopy(model())
+    port[1].eps *= 1 + 1e-5
+    found = judged(port)
+    assert found.verdict == "equivalent"
+    assert len(drawn) > 1
+
+
+def test_a_fault_is_found_with_the_jitter_that_it_exceeds(drawn):
+    port = copy.deepcopy(model())
+    port[1].eps = 1e-3
+    found = judged(port)
+    assert found.verdict == "semantic"
+    assert len(drawn) > 1
+    assert any(row.gap > row.jitter > 0 for row in found.tensors if row.verdict == "semantic")
