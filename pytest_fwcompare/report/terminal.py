@@ -76,9 +76,9 @@ def odd_ones(results: Sequence[Result]) -> list[str]:
         if result.test != result.group:
             groups.setdefault((result.group, result.index), {})[made.port] = made
     lines = []
-    for (group, _), made in groups.items():
-        if len(made) > 1 and len({comparison.reference for comparison in made.values()}) == 1:
-            found = odd_one_out(made)
+    for (group, _), ports in groups.items():
+        if len(ports) > 1 and len({comparison.reference for comparison in ports.values()}) == 1:
+            found = odd_one_out(ports)
             if found.names or found.tie:
                 lines.append(f"{group}: {found.text}")
     return lines

@@ -402,6 +402,13 @@ def test_dropout_left_on_differs_between_equal_calls():
     assert int(model.blocks[1].rngs.count[...]) == 0
 
 
+def test_an_equinox_module_without_layers_of_two_modes_is_the_same_in_training():
+    side = adopt(Equinox(jax.random.key(0)))
+    usual, trained = run(side), run(side, training=True)
+    for name, value in usual.outputs.items():
+        np.testing.assert_array_equal(trained.outputs[name], value)
+
+
 def test_errors_say_what_to_do():
     class Dropped(eqx.Module):
         drop: eqx.nn.Dropout
@@ -414,8 +421,8 @@ def test_errors_say_what_to_do():
     side.role = "port"
     with pytest.raises(ModelError, match=r"port, forward: .*key.*equinox\.nn\.inference_mode"):
         run(side, precision="working")
-    with pytest.raises(ModelError, match="leave 'training' out of checks"):
-        run(adopt(Equinox(jax.random.key(0))), training=True)
+    with pytest.raises(ModelError, match=r"Dropout of equinox takes .*'training' out of checks"):
+        run(side, training=True)
     with pytest.raises(ModelError, match=r"returned no array .output is None."):
         run(adopt((lambda p, x: None, {"w": jnp.ones(3)})))
     with pytest.raises(ModelError, match="shadow: TypeError"):

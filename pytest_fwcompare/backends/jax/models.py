@@ -287,6 +287,11 @@ class TreeTwin(Twin):
 class EquinoxTwin(TreeTwin):
     """equinox.Module: inexact JAX arrays are trained."""
 
+    def _modal(self) -> str:
+        """Class of a layer that is another in training; without one both modes are the same."""
+        found = jax.tree_util.tree_leaves(self.tree, is_leaf=lambda n: hasattr(n, "inference"))
+        return next((type(n).__name__ for n in found if hasattr(n, "inference")), "")
+
     def leaves(self) -> list[tuple[str, Any, bool]]:
         import equinox
 
@@ -298,10 +303,10 @@ class EquinoxTwin(TreeTwin):
     def call(
         self, values: Values, arguments: Sequence[Any], keywords: Values, training: bool
     ) -> tuple[Any, Values]:
-        if training:
+        if training and (modal := self._modal()):
             raise UsageError(
-                "equinox modules keep their state outside of the module, so a step in training "
-                "mode cannot be judged; leave 'training' out of checks"
+                f"{modal} of equinox takes keys or state from outside of the module, so a step in "
+                f"training mode cannot be judged; leave 'training' out of checks"
             )
         return super().call(values, arguments, keywords, training)
 
