@@ -53,7 +53,12 @@ def call(model: Any, framework: str, inputs: list[np.ndarray], dtype: str) -> li
     elif framework == "jax":
         import jax.numpy as jnp
 
-        found = model(*(jnp.asarray(value) for value in values))
+        given = [jnp.asarray(value) for value in values]
+        if isinstance(model, tuple):  # a function or a linen module, and its parameters
+            function, params = model
+            found = getattr(function, "apply", function)(params, *given)
+        else:
+            found = model(*given)
     else:
         import tensorflow as tf
 
