@@ -15,13 +15,14 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
 
 
-def load_factory(source):
+def load_factory(source: dict[str, Any]) -> Any:
     """The function that makes a network, from the file it is written in."""
     if source["root"]:
         sys.path.insert(0, source["root"])
@@ -29,23 +30,25 @@ def load_factory(source):
     else:
         sys.path.insert(0, str(Path(source["file"]).parent))
         spec = importlib.util.spec_from_file_location("factory_of_repro", source["file"])
+        if spec is None or spec.loader is None:
+            raise ImportError(f"no Python module: {source['file']}")
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
         spec.loader.exec_module(module)
-    found = module
+    found: Any = module
     for name in source["name"].split("."):
         found = getattr(found, name)
     return found
 
 
-def read(name, role):
+def read(name: str, role: str) -> dict[str, np.ndarray]:
     """Arrays of one role, by name, in order."""
     with np.load(HERE / name, allow_pickle=False) as arrays:
         prefix = role + ": "
         return {k[len(prefix) :]: arrays[k] for k in arrays.files if k.startswith(prefix)}
 
 
-def run(role, case):
+def run(role: str, case: dict[str, Any]) -> dict[str, np.ndarray]:
     """What one network gives, by name; the stored float64 values for plain formulas."""
     side, expected = case[role], read("expected.npz", role)
     if side["source"]["kind"] == "values":
@@ -58,16 +61,17 @@ def run(role, case):
         source["path"] = str(HERE / source["path"])
     inputs = read("inputs.npz", role)
     arguments = [(name, inputs[name], keyword) for name, keyword in side["arguments"]]
-    return runner.run(
+    made: dict[str, np.ndarray] = runner.run(
         source,
         read("weights.npz", role),
         arguments,
         read("cotangents.npz", role),
         case["training"],
     )
+    return made
 
 
-def distance(expected, obtained):
+def distance(expected: np.ndarray, obtained: np.ndarray) -> float:
     """Largest difference relative to the largest expected value; infinite for a lone NaN."""
     expected, obtained = np.asarray(expected, float), np.asarray(obtained, float)
     if expected.shape != obtained.shape:
@@ -79,7 +83,7 @@ def distance(expected, obtained):
     return float(np.max(np.abs(expected - obtained)[both], initial=0.0) / scale)
 
 
-def main():
+def main() -> int:
     """Print how far both are from the reference in float64; exit with 1 where the port is off."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -87,20 +91,20 @@ def main():
     case = json.loads((HERE / "case.json").read_text(encoding="utf-8"))
     print(case["summary"])
     print()
-    distances = {}
+    distances: dict[str, dict[str, float]] = {}
     for role in sorted(("reference", "port"), key=lambda role: case[role]["runner"] != "torch"):
         made = run(role, case)
         for name, expected in read("expected.npz", role).items():
             if name in made:
                 distances.setdefault(name, {})[role] = distance(expected, made[name])
-    off = 0
+    off = False
     print(f"{'tensor':40} {'reference':>12} {'port':>12}   off the reference's float64 values")
     for name, found in distances.items():
         if "port" not in found:
             continue
         ours, theirs = found.get("reference", 0.0), found["port"]
         wrong = theirs > max(case["limit"], 8 * ours)
-        off += wrong
+        off = off or wrong
         print(f"{name:40} {ours:12.2g} {theirs:12.2g}   {'<-- differs' if wrong else ''}")
     print()
     if not off:

@@ -35,6 +35,7 @@ def test_help_names_every_option_and_ini_twin(pytester: pytest.Pytester) -> None
             "  --fwcompare-fail-on=VERDICTS",
             "  --fwcompare-no-timings",
             "  --fwcompare-report=PATH",
+            "  --fwcompare-repro=DIR*",
         ]
     )
     for name in ("frameworks", "devices", "dtypes", "modes", "examples", "fail_on", "report"):

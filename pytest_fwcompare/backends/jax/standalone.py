@@ -24,7 +24,7 @@ def run(
         program = exporting.deserialize(bytearray(Path(source["path"]).read_bytes()))
         leaves: list[Any] = []
 
-        def function(held: list[Any], values: list[Any]) -> list[Any]:
+        def function(held: dict[int, Any], values: list[Any]) -> list[Any]:
             return list(program.call(*values))
     else:
         made = source["factory"]()
@@ -35,18 +35,20 @@ def run(
             for i, leaf in enumerate(leaves)
         ]
 
-        def function(held: list[Any], values: list[Any]) -> list[Any]:
+        def function(held: dict[int, Any], values: list[Any]) -> list[Any]:
             full = [held.get(i, leaf) for i, leaf in enumerate(leaves)]
             model = jax.tree_util.tree_unflatten(structure, full)
             given = list(zip(names, values, strict=True))
             positional = [v for (_, keyword), v in given if not keyword]
             keywords = {name: v for (name, keyword), v in given if keyword}
             if apply is None:
-                return jax.tree_util.tree_leaves(model(*positional, **keywords))
-            return jax.tree_util.tree_leaves(apply(model, *positional, **keywords))
+                return list(jax.tree_util.tree_leaves(model(*positional, **keywords)))
+            return list(jax.tree_util.tree_leaves(apply(model, *positional, **keywords)))
 
     trained = {int(place): leaves[int(place)] for place in weights if leaves}
-    floats = {i: t for i, t in enumerate(tensors) if jax.numpy.issubdtype(t.dtype, jax.numpy.floating)}
+    floats = {
+        i: t for i, t in enumerate(tensors) if jax.numpy.issubdtype(t.dtype, jax.numpy.floating)
+    }
 
     def pure(trained: dict[int, Any], floats: dict[int, Any]) -> list[Any]:
         return function(trained, [floats.get(i, t) for i, t in enumerate(tensors)])
