@@ -12,7 +12,7 @@ import numpy as np
 from pytest_fwcompare.weights.assign import FORBIDDEN, hungarian
 from pytest_fwcompare.weights.pairs import MISSING, Pairing, pair
 from pytest_fwcompare.weights.trees import Unit
-from pytest_fwcompare.weights.words import Vocabulary, words
+from pytest_fwcompare.weights.words import Vocabulary, agree, words
 
 NAMES = 0.8
 """Cost of two names with nothing in common: less than leaving any two parameters alone."""
@@ -36,6 +36,7 @@ class Aligner:
 
     Attributes:
         ordered: both sides list their parameters in the order of definition.
+        backwards: the last number of the port's names counts the layers.
     """
 
     reference: Sequence[Unit]
@@ -45,6 +46,7 @@ class Aligner:
     vocabulary: Vocabulary = field(init=False)
     classes: tuple[list[int], list[int]] = field(init=False)
     likenesses: dict[tuple[int, int], float] = field(default_factory=dict)
+    backwards: bool = False
 
     def __post_init__(self) -> None:
         self.vocabulary = Vocabulary(
@@ -69,8 +71,9 @@ class Aligner:
         """How alike the names of two units are, 0 to 1."""
         if (one, other) not in self.likenesses:
             first, second = self.reference[one], self.port[other]
+            numbers = second.numbers[::-1] if self.backwards else second.numbers
             self.likenesses[one, other] = self.vocabulary.likeness(
-                first.path, second.path, first.numbers, second.numbers
+                first.path, second.path, first.numbers, numbers
             )
         return self.likenesses[one, other]
 
@@ -109,6 +112,10 @@ class Aligner:
         found = []
         if self.ordered:
             groups = self.in_order()
+            if self.reads_backwards(groups):
+                self.backwards = True
+                self.likenesses.clear()
+                groups = self.in_order()
             groups += self.leftovers(groups)
             found.append(groups)
             if any(self.alone(groups)) or any(len(one) + len(two) > 2 for one, two in groups):
@@ -119,6 +126,20 @@ class Aligner:
             found.append(self.all_free())
         ways = [sorted(self.named_swaps(found[0])), *map(sorted, found)]
         return [way for place, way in enumerate(ways) if way not in ways[:place]]
+
+    def reads_backwards(self, groups: Sequence[Group]) -> bool:
+        """Whether the port's names count layers last ("norm2_0"), as the order of both tells."""
+        straight = reverse = 0.0
+        count = 0
+        for one, two in groups:
+            if len(one) != 1 or len(two) != 1:
+                continue
+            first, second = self.reference[one[0]].numbers, self.port[two[0]].numbers
+            if first and len(second) > 1:
+                count += 1
+                straight += agree(first, second)
+                reverse += agree(first, second[::-1])
+        return count > 1 and reverse > straight and reverse >= 0.85 * count
 
     def all_free(self) -> list[Group]:
         """Groups of least cost where the order of definition says nothing."""

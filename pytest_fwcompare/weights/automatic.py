@@ -13,6 +13,9 @@ from pytest_fwcompare.weights.mapping import Evidence, Mapping
 MOST_CALLS = 60
 """Candidates shown to the evidence at most; each costs a run of both shadows."""
 
+CLOSER = 10.0
+"""Factor by which outputs must be closer where nothing else tells two plans apart."""
+
 MOST_DOUBTS = 30
 """Of them, at most so many for pairings that order and shapes already agree on."""
 
@@ -46,7 +49,7 @@ def automatic_mapping(
         reference_framework=reference_framework,
         port_framework=port_framework,
     )
-    if not made.choices:
+    if not made.choices and (evidence is None or not made.others):
         return made.best
     if evidence is None:
         undecided = [choice for choice in made.choices if choice.open]
@@ -76,7 +79,9 @@ class Search:
             if known.settled:
                 break
             found = self.ask(other)
-            if found.better_than(known):
+            # With a fault early on, both leave the same unexplained: then the closer output tells.
+            closer = found.found == known.found and found.gap < known.gap / CLOSER
+            if found.better_than(known) or closer:
                 plan, known = other, found
                 moved = ["layers are paired in the order of their definition, not by names"]
         if plan is not self.made.plan:

@@ -544,34 +544,6 @@ def test_a_number_in_the_model_s_name_is_no_depth() -> None:
     assert not made.choices
 
 
-def test_the_plain_order_is_tried_where_names_moved_pairs() -> None:
-    """Numbers in a name may count norms of a layer, not layers: only the values can tell."""
-    reference, port = [], []
-    for layer in range(2):
-        reference += [
-            *norm_torch(f"layers.{layer}.input_norm", 8),
-            *norm_torch(f"layers.{layer}.post_norm", 8),
-        ]
-        port += [*norm_keras(f"norm1_{layer}", 8), *norm_keras(f"norm2_{layer}", 8)]
-    made = guess(reference, port)
-    names = [p.name for p in reference]
-    plans = [made.mapping(plan) for plan in (made.plan, *made.others)]
-    assert any([link.sources[0] for link in plan.links] == names for plan in plans)
-    assert [link.sources[0] for link in plans[0].links] != names
-
-    def evidence(mapping: Mapping) -> Evidence:
-        right = sum(
-            link.sources == (name,) for link, name in zip(mapping.links, names, strict=True)
-        )
-        return Evidence(right / len(names), 0.0 if right == len(names) else 1.0)
-
-    found = automatic_mapping(
-        reference, port, reference_framework="torch", port_framework="keras", evidence=evidence
-    )
-    assert [link.sources[0] for link in found.links] == names
-    assert "in the order of their definition" in found.notices[0]
-
-
 def test_vectors_of_one_layer_are_a_norm_whatever_their_names() -> None:
     reference = norm_torch("norm", 8)
     port = [parameter(f"own/{name}", (8,), "OwnNorm") for name in ("factor", "term")]
@@ -644,3 +616,35 @@ def test_equal_names_are_never_exchanged_even_if_that_would_explain_more() -> No
         port_framework="tensorflow", evidence=evidence,
     )  # fmt: skip
     assert all("key" in link.sources[0] for link in mapping.links if "/key/" in link.port)
+
+
+def test_names_that_count_layers_last() -> None:
+    """`ln_b0` is the second norm of layer 0, not the first of layer 1: the order tells."""
+    reference, port = [], []
+    for layer in range(2):
+        reference += norm_torch(f"layers.{layer}.norm1", 8) + norm_torch(
+            f"layers.{layer}.norm2", 8
+        )
+        port += norm_keras(f"ln_a{layer}", 8) + norm_keras(f"ln_b{layer}", 8)
+    best = guess(reference, port).best
+    assert [link.sources[0] for link in best.links] == [p.name for p in reference]
+
+
+def test_where_the_same_is_found_the_closer_output_decides() -> None:
+    reference, port = [], []
+    for layer in range(2):
+        reference += norm_torch(f"layers.{layer}.norm1", 8) + norm_torch(
+            f"layers.{layer}.norm2", 8
+        )
+        port += norm_keras(f"layer{layer}/norm2", 8) + norm_keras(f"layer{layer}/norm1", 8)
+    names = [p.name for p in reference]
+
+    def evidence(mapping: Mapping) -> Evidence:
+        right = [link.sources[0] for link in mapping.links] == names
+        return Evidence(0.5, 1e-3 if right else 1.0)
+
+    assert [link.sources[0] for link in guess(reference, port).best.links] != names
+    found = automatic_mapping(
+        reference, port, reference_framework="torch", port_framework="keras", evidence=evidence
+    )
+    assert [link.sources[0] for link in found.links] == names
