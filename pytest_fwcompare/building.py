@@ -80,12 +80,26 @@ def fill(side: Side, placements: Iterable[Placement], canonical: Mapping[str, Ar
         for placed in placements
     }
     side.load(native, "working")
-    held = side.read()
-    for name, value in native.items():
-        if not np.array_equal(held[name], value):
+    check_held(side.role, side.read(), native)
+
+
+def check_held(role: str, held: Mapping[str, Array], written: Mapping[str, Array]) -> None:
+    """Make sure, bit for bit, that a side holds what was written to it.
+
+    Args:
+        role: how messages call the side.
+        held: what was read back, by parameter name.
+        written: values that are exact in the parameters' own dtypes.
+
+    Raises:
+        ModelError: stage "copy", naming the parameter.
+    """
+    for name, value in written.items():
+        expected = np.asarray(value).astype(held[name].dtype)
+        if not np.array_equal(held[name], expected, equal_nan=expected.dtype.kind == "f"):
             raise ModelError(
-                side.role,
+                role,
                 "copy",
-                f"parameter {name!r} of shape {value.shape} does not hold the values that were "
+                f"parameter {name!r} of shape {expected.shape} does not hold the values that were "
                 f"written to it",
             )

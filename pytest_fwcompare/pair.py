@@ -17,6 +17,7 @@ from pytest_fwcompare.backends.base import (
     Precision,
     Recorded,
 )
+from pytest_fwcompare.building import check_held
 from pytest_fwcompare.inputs.examples import Example, Plan
 from pytest_fwcompare.inputs.spec import TensorSpec
 from pytest_fwcompare.judge.distances import finite_maximum, representable, unit_roundoff
@@ -25,6 +26,9 @@ from pytest_fwcompare.outputs import StructureError, pair_outputs
 from pytest_fwcompare.sides import Opened
 from pytest_fwcompare.weights.mapping import Mapping as WeightMapping
 from pytest_fwcompare.weights.randomise import randomise
+
+MOST_KEPT = 20_000_000
+"""Randomised weights that are kept for other examples; those of large networks are drawn anew."""
 
 HAIR = 1e-4
 """Relative size of the move that tells a kink from a fault."""
@@ -98,6 +102,7 @@ class Pair:
         self.notices: dict[str, None] = {}
         self.reference_modules: list[tuple[str, str]] = []
         self._loaded: dict[tuple[str, str], object] = {}
+        self._copied = False
         self._randomised: dict[int, dict[str, Array]] = {}
         self._output_names: dict[str, str] | None = None
         self._reference_skipped: Mapping[str, str] = {}
@@ -131,6 +136,8 @@ class Pair:
                 seed,
                 framework=self.reference.side.framework,
             )
+            if len(self._randomised) * sum(v.size for v in values.values()) > MOST_KEPT:
+                self._randomised.clear()
             self._randomised[seed] = {
                 name: representable(value, self.dtype) for name, value in values.items()
             }
@@ -168,6 +175,9 @@ class Pair:
             if self._mapped is None or self._mapped[0] is not weights:
                 self._mapped = weights, self.mapping.port_values(weights)
             self.port.side.load(self._mapped[1], at)
+            if at == "working" and not self._copied:
+                check_held("port", self.port.side.read(), self._mapped[1])
+                self._copied = True
         self._loaded[role, at] = key
 
     def mark_loaded(self, role: str, at: Precision, key: object) -> None:
