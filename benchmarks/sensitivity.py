@@ -2,16 +2,17 @@
 
     python benchmarks/sensitivity.py [--depths 2 8 32 64] [--examples 20] [--plot PATH]
 
-A stack of blocks (linear, layer norm, GELU) is compared with itself but for one relative error e
-in its middle block:
+A stack of blocks (linear, layer norm, GELU) is compared with a port that sums the products of its
+linear layers in the opposite order, as another framework might: the same function, rounded another
+way. The port has one relative error e in its middle block:
 
 weight       one element of the linear layer's weight times 1 + e
 epsilon      the layer norm's epsilon times 1 + e
 activation   the GELU's output times 1 + e
 
-For each depth the smallest e of half decades that `fwc.compare` notices, by bisection; 0 would
-mean that it objects to equal networks. "fails" is a verdict of another function, "notice" that or
-the notice of a hidden difference, which fails nothing. Beside it what
+For each depth the smallest e of half decades that is noticed, by bisection; "alarm" if the right
+port (e = 0) is objected to. "fails" is a verdict of another function by `fwc.compare`; "notice" is
+that or the notice of a hidden difference, which fails nothing. Beside it what
 `numpy.allclose(rtol=atol=1e-5)` and `torch.testing.assert_close` (its float32 defaults) notice on
 five standard normal inputs with the weights torch starts with, outputs and gradients together.
 """
@@ -36,18 +37,27 @@ FINEST = 30
 
 
 class Block(nn.Module):
-    """Linear, layer norm, GELU; `fault` says what is wrong by the relative `error`."""
+    """Linear, layer norm, GELU; `fault` says what is wrong by the relative `error`.
 
-    def __init__(self, fault: str | None = None, error: float = 0.0) -> None:
+    With `backwards` the linear layer sums its products from the last to the first.
+    """
+
+    def __init__(
+        self, backwards: bool = False, fault: str | None = None, error: float = 0.0
+    ) -> None:
         super().__init__()
         self.linear, self.norm = nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH)
-        self.fault, self.error = fault, error
+        self.backwards, self.fault, self.error = backwards, fault, error
         if fault == "epsilon":
             self.norm.eps *= 1 + error
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, width) to (batch, width)."""
-        hidden = self.linear(x)
+        if self.backwards:
+            weight, bias = self.linear.weight, self.linear.bias
+            hidden = nn.functional.linear(x.flip(1), weight.flip(1), bias)
+        else:
+            hidden = self.linear(x)
         if self.fault == "weight":
             moved = self.linear.weight[0, 0] * self.error * x[:, :1]
             hidden = torch.cat([hidden[:, :1] + moved, hidden[:, 1:]], 1)
@@ -55,10 +65,16 @@ class Block(nn.Module):
         return found * (1 + self.error) if self.fault == "activation" else found
 
 
-def stack(depth: int, fault: str | None = None, error: float = 0.0) -> nn.Module:
-    """The network, wrong in its middle block; equal weights every time."""
+def stack(depth: int) -> nn.Module:
+    """The reference; equal weights every time."""
     torch.manual_seed(depth)
-    blocks = [Block(fault if place == depth // 2 else None, error) for place in range(depth)]
+    return nn.Sequential(*[Block() for _ in range(depth)], nn.Linear(WIDTH, WIDTH))
+
+
+def port(depth: int, fault: str, error: float) -> nn.Module:
+    """The port, wrong in its middle block."""
+    torch.manual_seed(depth)
+    blocks = [Block(True, fault if place == depth // 2 else None, error) for place in range(depth)]
     return nn.Sequential(*blocks, nn.Linear(WIDTH, WIDTH))
 
 
@@ -74,7 +90,7 @@ class Compared:
         if error not in self.said:
             self.said[error] = fwc.compare(
                 stack(self.depth),
-                stack(self.depth, self.fault, error),
+                port(self.depth, self.fault, error),
                 inputs={"x": fwc.TensorSpec((BATCH, WIDTH))},
                 examples=self.examples,
             )
@@ -116,7 +132,7 @@ def assert_close(expected: torch.Tensor, obtained: torch.Tensor) -> bool:
 
 def flagged(close: Callable[..., bool], depth: int, fault: str, error: float) -> bool:
     """Whether a plain tolerance refuses any tensor of five inputs."""
-    sides = stack(depth), stack(depth, fault, error)
+    sides = stack(depth), port(depth, fault, error)
     return any(
         not close(expected, obtained)
         for seed in range(5)
@@ -182,7 +198,9 @@ def main() -> None:
             )
             found = dict(zip(names, map(smallest, searches), strict=True))
             rows.append((fault, depth, found))
-            told = "  ".join(f"{found[name]:14.1e}" for name in names)
+            told = "  ".join(
+                f"{found[name]:14.1e}" if found[name] else f"{'alarm':>14s}" for name in names
+            )
             print(f"{fault:12s} {depth:5d}  {told}", flush=True)
     if options.plot is not None:
         try:
