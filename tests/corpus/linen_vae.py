@@ -26,7 +26,7 @@ class Encoder(nn.Module):
 
     def forward(self, x):
         y = self.act(self.conv2(self.act(self.conv1(x)))).flatten(1)
-        return self.mean(y), self.spread(y).clamp(-4, 4)
+        return self.mean(y), self.spread(y).clamp(-1, 1)
 
 
 class Decoder(nn.Module):
@@ -88,7 +88,7 @@ class Port(linen.Module):
         y = y.reshape(y.shape[0], -1)
         mean = linen.Dense(LATENT, param_dtype=dtype, name="mu")(y)
         spread = linen.Dense(LATENT, param_dtype=dtype, name="log_var")(y)
-        spread = jnp.clip(spread, *((-2, 2) if self.option == "clipped-at-two" else (-4, 4)))
+        spread = jnp.clip(spread, *((-0.5, 0.5) if self.option == "clipped-tighter" else (-1, 1)))
         z = mean + noise * jnp.exp(0.5 * spread)
         y = linen.Dense(96, param_dtype=dtype, name="dec_in")(z)
         y = y.reshape(-1, 6, 4, 4).transpose(0, 2, 3, 1)
@@ -177,7 +177,7 @@ CASES = [
             "elu-alpha": Fault("semantic", "encoder.act", "activation-parameter"),
             "undilated": Fault("semantic", "encoder.conv2", "stride-dilation"),
             "flatten-nhwc": Fault("semantic", "encoder", "flatten-order"),
-            "clipped-at-two": Fault("semantic", "encoder", "clipping"),
+            "clipped-tighter": Fault("semantic", "encoder", "clipping"),
             "edge-padding": Fault("semantic", "decoder.out", "padding-value"),
             "mean-likelihood": Fault("semantic", "", "reduction", between=("decoder", "")),
         },
