@@ -231,7 +231,7 @@ CASES = [
         faults={
             "keys-first": Fault("semantic", "h.0.attn", "fused-order"),
             "scaled-by-dim": Fault("semantic", "h.1.attn", "attention-scale"),
-            "sees-next": Fault("semantic", "h.0.attn", "mask"),
+            "sees-next": Fault("semantic", "h.0.attn", "mask", note="in all blocks"),
             "head-not-trained": Fault("semantic", "wte", "embedding", "backward"),
             "positions-from-one": Fault("semantic", "wpe", "position"),
             "float16-scores": Fault("precision", "h.0.attn", "low-precision"),

@@ -272,7 +272,9 @@ CASES = [
         inputs={"tokens": Input(("batch", "time"), kind="tokens", high=WORDS)},
         faults={
             "interleaved-rotation": Fault("semantic", "layers.0.attn", "position"),
-            "rotation-base": Fault("semantic", "layers.0.attn", "position"),
+            "rotation-base": Fault(
+                "semantic", "", "position", between=("embed", "layers.0.attn"), note="the tables"
+            ),
             "groups-tiled": Fault("semantic", "layers.0.attn", "head-split"),
             "gate-on-up": Fault("semantic", "layers.1.mlp", "activation-place"),
             "epsilon": Fault("semantic", "layers.1.input_norm", "norm-epsilon"),

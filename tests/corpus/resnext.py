@@ -191,10 +191,12 @@ CASES = [
             "no-shift": Fault("semantic", "layer2.gn1", "norm-affine"),
             "epsilon": Fault("semantic", "layer2.gn3", "norm-epsilon"),
             "channels-shuffled": Fault("semantic", "layer2.conv2", "channel-order"),
-            "plain-shortcut": Fault("semantic", "layer2.downsample.0", "stride-dilation"),
+            "plain-shortcut": Fault(
+                "semantic", "layer2.downsample.0", "reduction", note="every other cell, no mean"
+            ),
             "relu-before-sum": Fault("semantic", "layer1", "activation-place"),
             "bfloat16": Fault(
-                "precision", "", "low-precision", between=("layer2.relu", "layer2.conv2")
+                "precision", "layer2", "low-precision", note="what enters the grouped convolution"
             ),
             "mean-instead-of-max": Fault("semantic", "", "reduction", between=("layer2", "fc")),
         },

@@ -200,7 +200,7 @@ CASES = [
             "epsilon": Fault("semantic", "layers.0.norm2", "norm-epsilon"),
             "unscaled": Fault("semantic", "layers.0.attn", "attention-scale"),
             "softmax-over-queries": Fault("semantic", "layers.1.attn", "softmax-axis"),
-            "no-output-bias": Fault("semantic", "layers.0.attn.out_proj", "bias"),
+            "no-output-bias": Fault("semantic", "layers.0.attn", "bias"),
             "residual-after-norm": Fault("semantic", "layers.1", "residual"),
         },
     )
