@@ -312,7 +312,9 @@ def united(found: Sequence[Diagnosis], sides: Sides) -> Diagnosis:
         for record in sides.graph.records
         if record.operation == first.operation and record.path.startswith(holder + ".")
     }
-    if not inside <= set(paths):
+    run = {record.path for record in sides.graph.modules}
+    if not inside <= set(paths) or (run and holder not in run):
+        # A mere list of layers computes nothing that could be wrong.
         return first
     evidence = dict.fromkeys(text for d in alike for text in d.evidence)
     return replace(first, culprit=holder, between=None, evidence=tuple(evidence))

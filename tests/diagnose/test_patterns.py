@@ -176,3 +176,26 @@ def test_no_activation_is_not_one_that_does_nothing_here() -> None:
 
     found = diagnose_pair(Net(middle(True)), Net(middle(False)), SEQUENCE)
     assert found.cause == "activation-place"
+
+
+@pytest.mark.parametrize(("container", "culprit"), [("list", "parts.0"), ("sequence", "parts")])
+def test_a_fault_of_all_layers_is_their_module_s_but_not_a_list_s(container, culprit) -> None:
+    class Stack(nn.Module):
+        def __init__(self, slope):
+            super().__init__()
+            layers = [nn.LeakyReLU(slope), nn.LeakyReLU(slope)]
+            self.linear = nn.Linear(8, 8)
+            self.parts = nn.ModuleList(layers) if container == "list" else nn.Sequential(*layers)
+            self.head = nn.Linear(8, 5)
+
+        def forward(self, x):
+            x = self.linear(x)
+            if container == "list":
+                for part in self.parts:
+                    x = part(x)
+            else:
+                x = self.parts(x)
+            return torch.tanh(self.head(x))
+
+    found = diagnose_pair(Stack(0.1), Stack(0.3), SEQUENCE)
+    assert (found.cause, found.culprit) == ("activation-parameter", culprit)
