@@ -121,8 +121,8 @@ class Run:
             if len(ours) != 1 or not _rearranges(link, ours[0].shape, rng):
                 self.story.notices[
                     f"updates of {link.port} are not compared: it is made from "
-                    f"{' and '.join(link.sources) or 'nothing'} by {link.transform}, so it "
-                    f"learns at another rate"
+                    f"{' and '.join(link.sources) or 'nothing'}, and only parameters made from "
+                    f"one of the reference's by rearranging can be"
                 ] = None
                 continue
             if moves or is_trained(ours[0]):

@@ -308,3 +308,33 @@ def test_an_optimizer_that_raises_is_an_error_of_its_role():
     found = trained(plain(), plain(), sgd(), lambda parameters: Broken())
     assert found.verdict == "error"
     assert found.message == "port, optimizer: the optimizer raised RuntimeError: no steps today"
+
+
+def test_parameters_that_are_sums_are_left_out_and_said():
+    """Two biases that are added learn twice as fast as the one they become."""
+    keras = pytest.importorskip("keras")
+    inputs = {"steps": fwc.TensorSpec(("batch", "time", 4))}
+
+    class Last(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = torch.nn.LSTM(4, 3, batch_first=True)
+
+        def forward(self, steps):
+            return self.lstm(steps)[0]
+
+    port = keras.Sequential([keras.Input((None, 4)), keras.layers.LSTM(3, return_sequences=True)])
+    found = fwc.compare_training(
+        Last(),
+        port,
+        inputs=inputs,
+        optimizer={"reference": sgd(), "port": keras.optimizers.SGD(0.1)},
+        steps=2,
+    )
+    assert found.verdict == "equivalent", found.summary()
+    assert any(
+        "made from lstm.bias_ih_l0 and lstm.bias_hh_l0, and only parameters" in text
+        for text in found.notices
+    )
+    updates = {row.name for row in found.tensors if row.kind == "update"}
+    assert updates == {"update of lstm.weight_ih_l0", "update of lstm.weight_hh_l0"}
