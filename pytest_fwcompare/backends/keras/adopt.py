@@ -38,7 +38,7 @@ def is_flat_dict(structure: Any, count: int) -> bool:
     )
 
 
-def keys_of(structure: dict[str, Any], arguments: Sequence[Argument]) -> list[str]:
+def keys_of(structure: Any, arguments: Sequence[Argument]) -> list[str]:
     """Keys of a model's dict of inputs, by argument.
 
     The arguments' names where they are the model's own, else its keys in the order of its
