@@ -242,6 +242,17 @@ def test_bilinear_resizing_and_its_gradient(size, corners):
         assert side.leaks == []
 
 
+@pytest.mark.parametrize("slope", [0.3, 0.01])
+def test_the_slope_of_leaky_relu_is_the_decimal_that_was_written(slope):
+    side = adopt(module(lambda m, x: tf.nn.leaky_relu(x * m.w, slope), w=np.float32(1)))
+    done, gradients = run(side, "double", np.array([-2.0, 0.0, 3.0], np.float32))
+    np.testing.assert_array_equal(done.outputs["output"], [-2 * slope, 0.0, 3.0])
+    cotangents = np.cos(np.arange(3.0)).astype("float32").astype("float64")
+    # The kernel's derivative at zero is the slope.
+    found = gradients.inputs["x0"]
+    np.testing.assert_allclose(found, cotangents * [slope, slope, 1.0], rtol=1e-15)
+
+
 def test_random_draws_are_those_of_the_working_dtype():
     def noisy(m, x):
         return x + m.w * tf.random.stateless_uniform(tf.shape(x), [3, 4], dtype=x.dtype)

@@ -183,9 +183,37 @@ def bilinear_grad(node: Any) -> Any:
     return _bilinear_grad(node.attr["align_corners"].b, node.attr["half_pixel_centers"].b)
 
 
+@cache
+def _leaky(slope: float) -> Any:
+    def run(x: Any) -> Any:
+        return [tf.where(x > 0, x, tf.constant(slope, tf.float64) * x)]
+
+    return _concrete(run, FLOAT)
+
+
+@cache
+def _leaky_grad(slope: float) -> Any:
+    def run(gradient: Any, x: Any) -> Any:
+        return [tf.where(x > 0, gradient, tf.constant(slope, tf.float64) * gradient)]
+
+    return _concrete(run, FLOAT, FLOAT)
+
+
+def leaky_relu(node: Any) -> Any:
+    """LeakyRelu, whose slope is a float32 attribute: 0.3 would be 0.30000001192."""
+    return _leaky(_decimal(node.attr["alpha"].f))
+
+
+def leaky_relu_grad(node: Any) -> Any:
+    """LeakyReluGrad."""
+    return _leaky_grad(_decimal(node.attr["alpha"].f))
+
+
 REPLACEMENTS: dict[str, Callable[[Any], Any]] = {
     "FusedBatchNormV3": batch_norm,
     "FusedBatchNormGradV3": batch_norm_grad,
+    "LeakyRelu": leaky_relu,
+    "LeakyReluGrad": leaky_relu_grad,
     "ResizeBilinear": bilinear,
     "ResizeBilinearGrad": bilinear_grad,
 }

@@ -122,6 +122,7 @@ SYNONYMS = {
     "log_sigmoid": ("logsigmoid", {}),
     "negative": ("neg", {}),
     "absolute": ("abs", {}),
+    "leakyrelu": ("leaky_relu", {}),
     "prelu": ("leaky_relu", {}),
     "rrelu": ("leaky_relu", {}),
     "clamp_min": ("clamp", {}),
