@@ -129,7 +129,11 @@ def copy_weights(reference: WaveNet, port: keras.Model) -> None:
     pairs = {"out0": reference.out[1], "out1": reference.out[3]}
     for i, block in enumerate(reference.blocks):
         pairs |= {f"conv{i}": block.conv, f"res{i}": block.res, f"skip{i}": block.skip}
+    # The last block's sum reaches no output, so that a functional model leaves its layer out.
+    present = {layer.name for layer in port.layers}
     for name, layer in pairs.items():
+        if name not in present:
+            continue
         weight = values_of(layer.weight).transpose(2, 1, 0)
         port.get_layer(name).set_weights([weight, values_of(layer.bias)])
 
