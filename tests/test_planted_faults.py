@@ -172,3 +172,19 @@ def test_timing_without_synchronisation(monkeypatch: pytest.MonkeyPatch, fault: 
     )
     assert timing.synchronised is (fault == "none")
     assert np.isfinite(timing.forward.median)
+
+
+@pytest.mark.parametrize(("function", "verdict"), [("gelu", "equivalent"), ("tanh", "equivalent")])
+def test_a_constant_that_keras_keeps_in_float32_is_a_notice_in_float64(function, verdict):
+    pytest.importorskip("keras")
+    network = fn.Sequential([fn.Dense(5), fn.Activation(function)], input_shape=(4,))
+    found = fwc.compare(
+        network,
+        InFramework(network, "keras"),
+        inputs=network.inputs,
+        dtype="float64",
+        examples=4,
+    )
+    assert found.verdict == verdict
+    noted = any("keeps float32 accuracy in the port" in notice for notice in found.notices)
+    assert noted == (function == "gelu")
