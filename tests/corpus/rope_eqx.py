@@ -116,8 +116,8 @@ class Port(eqx.Module):
         y = x
         if self.option == "bfloat-norm":
             y = x.astype(jnp.bfloat16)
-        scale = jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + jnp.asarray(eps, y.dtype))
-        return (y * scale).astype(x.dtype) * gain
+        square = jnp.mean(y * y, -1, keepdims=True).astype(x.dtype)
+        return y.astype(x.dtype) * jax.lax.rsqrt(square + eps) * gain
 
     def turn(self, x):
         """Time and heads: (time, heads, 4)."""
