@@ -36,21 +36,26 @@ from pytest_fwcompare.networks import zoo
 Calls = Counter  # (precision, shapes, backward) -> number
 
 
-def networks() -> dict[str, tuple[torch.nn.Module, dict[str, fwc.TensorSpec]]]:
+SIZES = {"small": (8, 4, 12, 32), "usual": (64, 32, 32, 128)}
+"""LeNet's batch; the transformer's batch, words and features."""
+
+
+def networks(size: str = "small") -> dict[str, tuple[torch.nn.Module, dict[str, fwc.TensorSpec]]]:
     """Native models and their inputs, sizes fixed so that bare calls are easy to repeat."""
+    images, batch, length, features = SIZES[size]
     lenet = build_identical(zoo.lenet(size=28), ["torch"])["torch"]
     translator = build_identical(
-        zoo.translation_transformer(features=32, hidden=64, layers=2), ["torch"]
+        zoo.translation_transformer(features=features, hidden=2 * features, layers=2, length=length), ["torch"]
     )["torch"]
     words = {"dtype": "int64", "low": 0, "high": 40}
     return {
-        "lenet": (lenet, {"x": fwc.TensorSpec((8, 1, 28, 28), kind="normal")}),
+        "lenet": (lenet, {"x": fwc.TensorSpec((images, 1, 28, 28), kind="normal")}),
         "transformer": (
             translator,
             {
-                "source": fwc.TensorSpec((4, 12), **words),
-                "target": fwc.TensorSpec((4, 11), **words),
-                "source_mask": fwc.TensorSpec((4, 12), "bool"),
+                "source": fwc.TensorSpec((batch, length), **words),
+                "target": fwc.TensorSpec((batch, length - 1), **words),
+                "source_mask": fwc.TensorSpec((batch, length), "bool"),
             },
         ),
     }
@@ -152,12 +157,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--examples", type=int, default=20)
+    parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--cpu", action="store_true", help="seconds of the processor")
     options = parser.parse_args()
     clock = time.process_time if options.cpu else time.perf_counter
     torch.set_num_threads(1)
     print(f"{'network':12s} {'calls':>6s} {'compare':>9s} {'bare':>9s} {'plain':>9s}  ratios")
-    for name, (model, specs) in networks().items():
+    for name, (model, specs) in networks(options.size).items():
         found = measure(model, specs, options.rounds, options.examples, clock)
         print(
             f"{name:12s} {found['calls']:6.0f} {found['compare']:8.3f}s {found['bare']:8.3f}s "
