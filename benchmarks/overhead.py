@@ -40,12 +40,15 @@ SIZES = {"small": (8, 4, 12, 32), "usual": (64, 32, 32, 128)}
 """LeNet's batch; the transformer's batch, words and features."""
 
 
-def networks(size: str = "small") -> dict[str, tuple[torch.nn.Module, dict[str, fwc.TensorSpec]]]:
+def networks(size: str = "usual") -> dict[str, tuple[torch.nn.Module, dict[str, fwc.TensorSpec]]]:
     """Native models and their inputs, sizes fixed so that bare calls are easy to repeat."""
     images, batch, length, features = SIZES[size]
     lenet = build_identical(zoo.lenet(size=28), ["torch"])["torch"]
     translator = build_identical(
-        zoo.translation_transformer(features=features, hidden=2 * features, layers=2, length=length), ["torch"]
+        zoo.translation_transformer(
+            features=features, hidden=2 * features, layers=2, length=length
+        ),
+        ["torch"],
     )["torch"]
     words = {"dtype": "int64", "low": 0, "high": 40}
     return {
@@ -157,7 +160,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--examples", type=int, default=20)
-    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--size", choices=SIZES, default="usual")
     parser.add_argument("--cpu", action="store_true", help="seconds of the processor")
     options = parser.parse_args()
     clock = time.process_time if options.cpu else time.perf_counter
