@@ -8,7 +8,8 @@ from pytest_fwcompare.backends.base import Array
 from pytest_fwcompare.inputs.examples import Example
 from pytest_fwcompare.judge.distances import finite_maximum, representable
 from pytest_fwcompare.judge.verdict import assess
-from pytest_fwcompare.pair import Pair, Point, Run
+from pytest_fwcompare.pair import Pair
+from pytest_fwcompare.points import Point, Run
 from pytest_fwcompare.records import Control, Controls
 
 RELATIVE = 1e-3

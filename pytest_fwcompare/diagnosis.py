@@ -11,7 +11,8 @@ from pytest_fwcompare.errors import FwcompareError
 from pytest_fwcompare.inputs.examples import Example
 from pytest_fwcompare.judge.distances import unit_roundoff
 from pytest_fwcompare.judge.tally import Finding, Tally
-from pytest_fwcompare.pair import Pair, Point, Run
+from pytest_fwcompare.pair import Pair
+from pytest_fwcompare.points import Point, Run
 from pytest_fwcompare.records import Verdict
 
 VANISHED = 1e-6

@@ -14,7 +14,8 @@ from pytest_fwcompare.errors import MappingError, ModelError, UsageError
 from pytest_fwcompare.inputs.examples import Example, Plan
 from pytest_fwcompare.judge.distances import finite_maximum
 from pytest_fwcompare.outputs import StructureError
-from pytest_fwcompare.pair import Pair, Run
+from pytest_fwcompare.pair import Pair
+from pytest_fwcompare.points import Run
 from pytest_fwcompare.sides import Opened
 from pytest_fwcompare.weights.mapping import Evidence, Link, Mapping
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from itertools import permutations
-from typing import Any
 
 import numpy as np
 
@@ -15,14 +13,15 @@ from pytest_fwcompare.backends.base import (
     Gradients,
     Pass,
     Precision,
-    Recorded,
 )
 from pytest_fwcompare.building import check_held
 from pytest_fwcompare.inputs.examples import Example, Plan
 from pytest_fwcompare.inputs.spec import TensorSpec
 from pytest_fwcompare.judge.distances import finite_maximum, representable, unit_roundoff
 from pytest_fwcompare.judge.verdict import Assessment, Observed, assess, moved, nudged
+from pytest_fwcompare.observation import origin_of, parallel, rows, undecided
 from pytest_fwcompare.outputs import StructureError, pair_outputs
+from pytest_fwcompare.points import Point, Run, arguments
 from pytest_fwcompare.sides import Opened
 from pytest_fwcompare.weights.mapping import Mapping as WeightMapping
 from pytest_fwcompare.weights.randomise import randomise
@@ -32,35 +31,6 @@ MOST_KEPT = 20_000_000
 
 HAIR = 1e-4
 """Relative size of the move that tells a kink from a fault."""
-
-
-@dataclass
-class Point:
-    """Where both sides are evaluated: inputs in the reference's axes and the reference's weights.
-
-    Attributes:
-        inputs: by name, float ones as float64 values exact in the working dtype.
-        weights: by the reference's parameter name; None where each side keeps its own.
-        key: names the weights, so that equal ones are not loaded twice.
-        cotangents: made when the output shapes are known.
-    """
-
-    inputs: dict[str, Array]
-    weights: dict[str, Array] | None
-    key: object
-    rng_seed: list[int]
-    cotangents: dict[str, Array] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Run:
-    """One pass of one side, in the reference's axis order."""
-
-    outputs: dict[str, Array]
-    inputs: dict[str, Array] = field(default_factory=dict)
-    parameters: dict[str, Array] = field(default_factory=dict)
-    buffers: dict[str, Array] = field(default_factory=dict)
-    recorded: tuple[Recorded, ...] = ()
 
 
 class Pair:
@@ -478,19 +448,19 @@ class Pair:
         port64 = self.run("port", point, "double", training=training)
         reference = self.run("reference", point, "working", training=training)
         port = self.run("port", point, "working", training=training)
-        runs, origin = (reference64, port64, reference, port), _origin(point)
+        runs, origin = (reference64, port64, reference, port), origin_of(point)
         if training in self._jittered:
-            observed = list(self._rows(*runs, None, origin))
+            observed = list(rows(*runs, None, origin))
             found = tuple(assess(item, self.dtype) for item in observed)
             if all(item.settled for item in found):
                 return observed, found
         self._jittered.add(training)
         jitters = self._jitter(point, reference64, self.draws, training)
-        observed = list(self._rows(*runs, jitters, origin))
-        if self.draws < 3 and any(_undecided(item) for item in observed):
+        observed = list(rows(*runs, jitters, origin))
+        if self.draws < 3 and any(undecided(item) for item in observed):
             # Another few draws where one might have been lucky.
             jitters = self._jitter(point, reference64, 3, training)
-            observed = list(self._rows(*runs, jitters, origin))
+            observed = list(rows(*runs, jitters, origin))
         return observed, tuple(assess(item, self.dtype) for item in observed)
 
     def expect(self, reference: Run) -> None:
@@ -513,48 +483,11 @@ class Pair:
                 point.cotangents,
             )
             run = self.run("reference", shaken, "double", training=training)
-            for name, value, other in _parallel(still, run):
+            for name, value, other in parallel(still, run):
                 with np.errstate(invalid="ignore"):
                     spread = finite_maximum(np.asarray(value, float) - np.asarray(other, float))
                 largest[name] = max(largest.get(name, 0.0), spread)
         return largest
-
-    def _rows(
-        self,
-        reference64: Run,
-        port64: Run,
-        reference: Run,
-        port: Run,
-        jitters: dict[str, float] | None,
-        origin: float,
-    ) -> Iterator[Observed]:
-        gradients = [*reference64.inputs.values(), *reference64.parameters.values()]
-        peak = max((finite_maximum(value) for value in gradients), default=0.0)
-        groups: tuple[tuple[str, Any, float], ...] = (
-            ("output", lambda run: run.outputs, 0.0),
-            ("input gradient", lambda run: run.inputs, peak),
-            ("parameter gradient", lambda run: run.parameters, peak),
-            ("buffer", lambda run: run.buffers, 0.0),
-        )
-        for kind, of, ceiling in groups:
-            ours64, theirs64, ours, theirs = (
-                of(r) for r in (reference64, port64, reference, port)
-            )
-            for name in theirs64:
-                source = name.partition(" (in the port's")[0]
-                if source not in ours64:
-                    continue
-                yield Observed(
-                    f"output {name}" if kind == "output" else name,
-                    kind,  # type: ignore[arg-type]
-                    ours64[source],
-                    theirs64[name],
-                    ours[source],
-                    theirs[name],
-                    None if jitters is None else jitters.get(f"{kind}:{source}", 0.0),
-                    ceiling,
-                    origin if kind.endswith("gradient") else 0.0,
-                )
 
     def training_is_random(self, point: Point) -> bool:
         """Whether a side in training mode differs from itself (dropout)."""
@@ -579,57 +512,6 @@ class Pair:
                 apart = np.asarray(value, float) - np.asarray(second[name], float)
             worst = max(worst, finite_maximum(apart) / scale)
         return worst
-
-
-def arguments(
-    plan: Plan, opened: Opened, role: str, inputs: Mapping[str, Array]
-) -> list[Argument]:
-    """The inputs of one side in its own axis order.
-
-    Args:
-        plan: knows the specs and the order.
-        opened: the side.
-        role: "reference" or "port".
-        inputs: by name, in the reference's axis order.
-    """
-    made = []
-    for name in plan.order:
-        spec = plan.layouts.get(name)
-        value = inputs[name]
-        axes = spec.to_port if spec is not None and role == "port" else None
-        if axes is None:
-            axes = opened.input_axes.get(name)
-        if axes is not None:
-            value = np.ascontiguousarray(value.transpose(axes))
-        made.append(Argument(name, value, keyword=bool(spec and spec.keyword)))
-    return made
-
-
-def _parallel(one: Run, two: Run) -> Iterator[tuple[str, Array, Array]]:
-    for kind, ours, theirs in (
-        ("output", one.outputs, two.outputs),
-        ("input gradient", one.inputs, two.inputs),
-        ("parameter gradient", one.parameters, two.parameters),
-        ("buffer", one.buffers, two.buffers),
-    ):
-        for name, value in ours.items():
-            yield f"{kind}:{name}", value, theirs[name]
-
-
-def _origin(point: Point) -> float:
-    """What a backward pass begins with, and what multiplies it in the gradient of a kernel."""
-    cotangents = max((finite_maximum(value) for value in point.cotangents.values()), default=0.0)
-    floats = (value for value in point.inputs.values() if value.dtype.kind == "f")
-    return cotangents * max([1.0, *(finite_maximum(value) for value in floats)])
-
-
-def _undecided(item: Observed) -> bool:
-    """Gap near or above what one draw of the jitter allows."""
-    if item.reference64.dtype.kind != "f" or item.reference64.shape != item.port64.shape:
-        return False
-    with np.errstate(invalid="ignore"):
-        gap = finite_maximum(item.reference64 - item.port64)
-    return item.jitter is not None and gap > item.jitter > 0
 
 
 def _kind_word(kind: str) -> str:

@@ -11,7 +11,8 @@ from pytest_fwcompare.judge.distances import unit_roundoff
 from pytest_fwcompare.judge.tally import TRAINING, Finding, plain_verdict
 from pytest_fwcompare.judge.verdict import Assessment
 from pytest_fwcompare.outputs import StructureError
-from pytest_fwcompare.pair import Pair, Point
+from pytest_fwcompare.pair import Pair
+from pytest_fwcompare.points import Point
 from pytest_fwcompare.records import Verdict
 
 NEIGHBOURS = 2
@@ -98,7 +99,7 @@ def _shows(verdict: Verdict, assessments: Sequence[Assessment]) -> bool:
 
 
 def _is_noted_constant(pair: Pair, assessments: Sequence[Assessment]) -> bool:
-    """In float64: no more than a constant that the framework itself is known to keep in float32."""
+    """In float64: no more than a constant that the framework is known to keep in float32."""
     noise = max((a.port_noise for a in assessments if a.verdict == "precision"), default=0.0)
     constant = 4 * unit_roundoff("float32")
     return pair.dtype == "float64" and bool(pair.port.notices) and noise < constant

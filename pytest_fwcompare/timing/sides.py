@@ -80,7 +80,7 @@ def time_network(
     A framework that cannot run it is left out: the test that judges it says why.
     """
     from pytest_fwcompare.inputs.examples import plan
-    from pytest_fwcompare.pair import arguments
+    from pytest_fwcompare.points import arguments
     from pytest_fwcompare.sides import InFramework, open_side
 
     planned = plan(inputs, ("given",), 0)

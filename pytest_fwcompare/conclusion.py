@@ -1,0 +1,141 @@
+"""Turns what the examples said into the record: verdict, smallest example, place, cause, proof."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from pytest_fwcompare.diagnosis import diagnose_finding
+from pytest_fwcompare.errors import FwcompareError, ModelError
+from pytest_fwcompare.inputs.examples import Example, shrink
+from pytest_fwcompare.judge.tally import Finding
+from pytest_fwcompare.outputs import StructureError
+from pytest_fwcompare.pair import Pair
+from pytest_fwcompare.records import (
+    Comparison,
+    Controls,
+    ExampleRecord,
+    Examples,
+    Timing,
+    Verdict,
+)
+from pytest_fwcompare.request import Request, Story
+from pytest_fwcompare.trial import judge_example
+
+
+def conclude(blank: Comparison, pair: Pair, request: Request, story: Story) -> Comparison:
+    """Verdict, smallest example, place and cause."""
+    verdict, worst = story.tally.verdict, story.tally.worst()
+    assert worst is not None
+    if story.unstable is not None:
+        role, apart = story.unstable
+        verdict = "semantic"
+        story.notices[
+            f"the {role} differs from itself between two equal calls by {apart:.2g} of its "
+            f"largest value: something is random in inference (dropout left on?)"
+        ] = None
+    elif verdict not in ("equivalent",):
+        worst = shrunk(pair, request, worst)
+    found = diagnose_finding(pair, request.explain, verdict, worst, story.tally, story.unstable)
+    verdict = found.verdict
+    rows = story.tally.rows()
+    compared = [row for row in rows if np.isfinite(row.gap)]
+    made = replace(
+        blank,
+        verdict=verdict,
+        message=found.message,
+        culprit=found.culprit,
+        between=found.between,
+        port_culprit=found.port_culprit,
+        cause=found.cause,
+        evidence=found.evidence,
+        gap=max((row.gap for row in compared), default=0.0),
+        noise=max((row.port_noise for row in compared), default=0.0),
+        tensors=rows,
+        examples=Examples(len(story.tally.findings), record_of(pair, worst)),
+        weights=pair.mapping.rows() if pair.mapping is not None else (),
+        controls=controls_after(pair, story, verdict),
+        notices=tuple({**story.notices, **dict.fromkeys(found.notices), **leak_notices(pair)}),
+    )
+    return made if made.passed or request.repro is None else reproduced(made, pair, request, worst)
+
+
+def reproduced(
+    made: Comparison, pair: Pair, request: Request, worst: Finding[Example]
+) -> Comparison:
+    """The failed comparison with a folder that shows it, or with the reason why there is none."""
+    from pytest_fwcompare.report.repro import write_repro
+
+    assert request.repro is not None
+    given = {"reference": request.repro.reference, "port": request.repro.port}
+    point = pair.point(worst.example)
+    try:
+        write_repro(request.repro.folder, made, pair, point, given, training=worst.in_training)
+    except FwcompareError as error:
+        return replace(made, notices=(*made.notices, f"no script was written: {error}"))
+    except Exception as error:  # a verdict is not lost to a framework that cannot export
+        reason = f"{type(error).__name__}: {error}"
+        return replace(made, notices=(*made.notices, f"no script was written: {reason}"))
+    script = request.repro.folder / "repro.py"
+    return replace(made, notices=(*made.notices, f"shown without this plugin by python {script}"))
+
+
+def shrunk(pair: Pair, request: Request, worst: Finding[Example]) -> Finding[Example]:
+    """The smallest form of the worst example that shows the same verdict."""
+    best, training = [worst], worst.in_training
+
+    def still_fails(example: Example) -> bool:
+        try:
+            finding = judge_example(pair, example, worst.number, training=training)
+        except (ModelError, StructureError):
+            return False
+        if finding.verdict != worst.verdict:
+            return False
+        best[0] = finding
+        return True
+
+    shrink(request.plan, worst.example, still_fails)
+    return best[0]
+
+
+def record_of(pair: Pair, finding: Finding[Example]) -> ExampleRecord:
+    """The example as the record keeps it."""
+    inputs = pair.plan.arrays(finding.example)
+    small = sum(value.size for value in inputs.values()) <= 64
+    return ExampleRecord(
+        number=finding.number,
+        description=str(finding.example),
+        shapes={name: value.shape for name, value in inputs.items()},
+        values={name: value.tolist() for name, value in inputs.items()} if small else None,
+        weights=finding.example.weights,
+        ratio=finding.ratio,
+    )
+
+
+def leak_notices(pair: Pair) -> dict[str, None]:
+    """Shadows that were not float64 everywhere, said aloud."""
+    said: dict[str, None] = {}
+    for opened in (pair.reference, pair.port):
+        for leak in opened.side.leaks[:5]:
+            said[
+                f"the {opened.side.role}'s float64 shadow computes in a narrower dtype: {leak}"
+            ] = None
+    return said
+
+
+def controls_after(pair: Pair, story: Story, verdict: Verdict) -> Controls:
+    """Disturbances after a pass, which the judge must notice, on the most telling example."""
+    if verdict != "equivalent":
+        return Controls()
+    from pytest_fwcompare.controls import disturb
+
+    examples = [finding.example for finding in story.tally.findings]
+    return disturb(pair, max(examples, key=lambda example: example.telling))
+
+
+def time_sides(pair: Pair) -> tuple[Timing, ...]:
+    """Timings of both sides, interleaved."""
+    from pytest_fwcompare.timing.sides import time_pair
+
+    return time_pair(pair)
