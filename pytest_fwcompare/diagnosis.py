@@ -18,6 +18,9 @@ from pytest_fwcompare.records import Verdict
 VANISHED = 1e-6
 """Share of the largest gradient below which another one is not told from zero."""
 
+TRIED = 12
+"""Repairs that gave nothing and are listed."""
+
 LOCAL_FACTOR = 16.0
 """A local difference of that many roundings of the working dtype is no rounded constant."""
 
@@ -122,7 +125,9 @@ def _hidden(pair: Pair, finding: Finding[Example], found: Diagnosis) -> Explaine
     """A difference below the rounding that the network amplifies: is it large where it begins?"""
     limit = LOCAL_FACTOR * unit_roundoff(pair.dtype)
     worst = max((a for a in finding.assessments if a.hidden), key=lambda a: a.hidden_ratio)
-    if found.culprit is not None and found.local_gap > limit:
+    # Gradients alone part by rounding where a saturated unit's derivative is one.
+    forward = any(a.hidden and a.kind == "output" for a in finding.assessments)
+    if forward and not found.backward and found.culprit is not None and found.local_gap > limit:
         return Explained(
             "semantic",
             culprit=found.culprit,
@@ -149,7 +154,9 @@ def _hidden(pair: Pair, finding: Finding[Example], found: Diagnosis) -> Explaine
 def _tried(found: Diagnosis) -> tuple[str, ...]:
     if found.cause is not None or not found.tried:
         return ()
-    return (f"no cause could be proved; tried: {', '.join(found.tried)}",)
+    first, more = found.tried[:TRIED], len(found.tried) - TRIED
+    rest = f" and {more} more" if more > 0 else ""
+    return (f"no cause could be proved; tried: {', '.join(first)}{rest}",)
 
 
 def records_of(

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 UNSEEN = 12
 """Operations computed on without finding anything before a repair is given up."""
 
+FALLS = 20.0
+"""A repair must bring the reference closer to the port by this factor at least."""
+
 SEEN = 5
 """The same where the port shows nearly all values, so that a right change is seen early."""
 
@@ -133,6 +136,9 @@ class Prover:
         place, distance, index = first
         nearest = sides.nearest(place)
         before = nearest.distance if nearest is not None else float("inf")
+        if distance > before / FALLS:
+            # Near the tolerance a change may come closer by luck.
+            return None
         return Proof(place, before, distance, index, len(hits), to_output, values)
 
     def _differs(self, place: int, value: Array) -> bool:

@@ -180,7 +180,11 @@ def assess(observed: Observed, dtype: str = "float32") -> Assessment:
         verdict = "nonfinite"
         shown = gap if nonfinite64 else difference(observed.reference, observed.port)
     elif semantic_ratio > SEMANTIC_FACTOR and not (
-        precision_ratio > PRECISION_FACTOR and theirs > DROWNING_FACTOR * gap.size
+        theirs > DROWNING_FACTOR * gap.size
+        and (
+            precision_ratio > PRECISION_FACTOR
+            or (observed.jitter is not None and ours > DROWNING_FACTOR * gap.size)
+        )
     ):
         verdict = "semantic"
     elif precision_ratio > PRECISION_FACTOR:
