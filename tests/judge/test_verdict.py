@@ -16,6 +16,7 @@ from pytest_fwcompare.judge.distances import (
     same_nonfinite,
     unit_roundoff,
 )
+from pytest_fwcompare.judge.tally import ORDER
 from pytest_fwcompare.judge.verdict import Observed, assess, moved, nudged
 
 UNIT = unit_roundoff("float32")
@@ -283,7 +284,10 @@ def test_a_jitter_excuses_and_never_accuses(size, spread, peak, seed):
         with_jitter = assess(replace(observed, jitter=10**spread))
         assert with_jitter.settled
     else:
-        assert assess(replace(observed, jitter=0.0)).verdict == judged.verdict
+        known = assess(replace(observed, jitter=0.0))
+        assert ORDER.index(known.verdict) >= ORDER.index(judged.verdict)
+        if 10**size > 1e-4:
+            assert known.verdict == judged.verdict
 
 
 def test_what_is_wrong_or_hidden_without_a_jitter_is_not_settled():
