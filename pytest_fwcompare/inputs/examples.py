@@ -267,7 +267,14 @@ def search(plan: Plan, count: int, evaluate: Callable[[Example], float], seed: i
 def shrink(
     plan: Plan, example: Example, still_fails: Callable[[Example], bool], budget: int = 24
 ) -> Example:
-    """A simpler example that still fails, found in at most `budget` evaluations."""
+    """A simpler example that still fails, found in at most `budget` evaluations.
+
+    What a strategy of the user's drew is shrunk by Hypothesis, the rest by simpler draws.
+    """
+    if plan.searched:
+        from pytest_fwcompare.inputs.strategies import find_smaller
+
+        return find_smaller(plan, example, still_fails, budget)
     improved = True
     while improved and budget > 0:
         improved = False

@@ -7,12 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from queue import Queue
+from random import Random
 from threading import Thread
 
 import numpy as np
-from hypothesis import HealthCheck, Phase, currently_in_test_context, given, settings, target
+from hypothesis import (
+    HealthCheck,
+    Phase,
+    currently_in_test_context,
+    find,
+    given,
+    settings,
+    target,
+)
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
+from hypothesis.errors import NoSuchExample
 from hypothesis.strategies import DrawFn, SearchStrategy
 
 from pytest_fwcompare.errors import UsageError
@@ -194,6 +204,33 @@ def _search_aside(plan: Plan, count: int, evaluate: Callable[[Example], float], 
 
 class _Abandoned(BaseException):
     """Evaluating failed, so nothing more is to be drawn."""
+
+
+def find_smaller(
+    plan: Plan, example: Example, still_fails: Callable[[Example], bool], budget: int
+) -> Example:
+    """The smallest failing example that Hypothesis finds in a bounded number of evaluations.
+
+    Inside another test under `@given` the example stays as it is: that test shrinks it.
+    """
+    if currently_in_test_context():
+        return example
+    known: dict[str, bool] = {}
+
+    def fails(candidate: Example) -> bool:
+        words = repr(candidate)
+        if words not in known:
+            known[words] = len(known) < 2 * budget and still_fails(candidate)
+        return known[words]
+
+    quiet = settings(
+        max_examples=budget, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    try:
+        found = find(examples(plan), fails, settings=quiet, random=Random(plan.seed))
+    except NoSuchExample:
+        return example
+    return found if still_fails(found) else example
 
 
 def first_example(plan: Plan) -> Example:

@@ -117,6 +117,21 @@ def test_shrinking_ends_at_small_sizes_and_plain_numbers():
     assert kept == worst
 
 
+def test_what_a_strategy_of_the_user_drew_is_shrunk_by_hypothesis():
+    made = plan({"x": strategies.floats("batch", "time")}, BOTH, seed=0)
+    seen = []
+    search(made, 10, lambda e: (seen.append(e), 1.0)[1], seed=0)
+    worst = max(seen, key=lambda e: made.arrays(e)["x"].size)
+
+    def fails(example):
+        return bool(np.abs(made.arrays(example)["x"]).max() >= 1)
+
+    small = shrink(made, worst, fails, budget=60)
+    assert made.arrays(small)["x"].shape == (1, 1)
+    assert fails(small)
+    assert shrink(made, worst, lambda e: False) == worst
+
+
 def test_shrinking_keeps_what_the_failure_needs():
     made = plan({"x": TensorSpec(("b", "t"), kind="normal")}, BOTH, seed=0)
     example = next(e for e in made.planned(20) if dict(e.draws)["x"].scale == 1000.0)
