@@ -72,8 +72,7 @@ def flags_of(case, fault: str | None) -> dict[str, bool]:
     axes = {"dtype": "float32", "device": "cpu", "mode": "eager"}
     ours = open_side(lambda: case.make_reference("float32"), "reference", **axes)
     theirs = open_side(lambda: case.make_port("float32", fault), "port", **axes)
-    prepare(ours, theirs, request)
-    pair = make_pair(ours, theirs, request, Story())
+    pair = make_pair(ours, theirs, request, Story(), prepare(ours, theirs, request))
     flags: Counter[str] = Counter()
     plan = request.plan
     sizes = plan.size_choices()[0]

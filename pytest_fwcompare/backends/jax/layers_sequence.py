@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import jax
@@ -15,63 +16,88 @@ from pytest_fwcompare.networks import layers as described
 State = tuple[Value, ...]
 """Arrays (batch, units), the output first."""
 
-Step = Callable[[State, Value], State]
-"""The next state from the last one and x @ kernel + bias of the step, (batch, gates units)."""
+Weights = tuple[Value, ...]
+"""recurrent_kernel (units, gates units) and, where there is one, recurrent_bias (gates units)."""
+
+Cell = Callable[[Weights, State, Value], State]
+"""The next state from the weights, the last state and x @ kernel + bias of the step."""
 
 
-def unrolled(layer: described.Recurrent, use: Use, step: Step, states: int) -> Value:
+def unrolled(layer: described.Recurrent, use: Use, cell: Cell, states: int) -> Value:
     """The last state, or all of them, of a cell applied step by step."""
     projected = jnp.swapaxes(use.biased(use.x @ use.parameters["kernel"]), 0, 1)
     zero = jnp.zeros((use.x.shape[0], layer.units), projected.dtype)
-
-    def body(state: State, item: Value) -> tuple[State, Value]:
-        state = step(state, item)
-        return state, state[0]
-
-    last, outputs = jax.lax.scan(body, (zero,) * states, projected, reverse=layer.reverse)
+    names = ("recurrent_kernel", "recurrent_bias")
+    weights = tuple(use.parameters[name] for name in names if name in use.parameters)
+    start = (weights, (zero,) * states)
+    (_, last), outputs = jax.lax.scan(body(cell), start, projected, reverse=layer.reverse)
     return jnp.swapaxes(outputs, 0, 1) if layer.return_sequences else last[0]
+
+
+@cache
+def body(cell: Cell) -> Callable[[Any, Value], Any]:
+    """A step for lax.scan, one function a cell with the weights carried along.
+
+    JAX compiles a scan anew for each function object: a closure over the weights would be
+    compiled at every call outside of jit.
+    """
+
+    def step(carry: tuple[Weights, State], item: Value) -> tuple[tuple[Weights, State], Value]:
+        weights, state = carry
+        state = cell(weights, state, item)
+        return (weights, state), state[0]
+
+    return step
 
 
 @lowers(described.SimpleRNN)
 def _simple_rnn(layer: described.SimpleRNN, use: Use) -> Value:
-    recurrent = use.parameters["recurrent_kernel"]
-    function = {"tanh": jnp.tanh, "relu": jax.nn.relu}[layer.activation]
-    return unrolled(layer, use, lambda state, item: (function(item + state[0] @ recurrent),), 1)
+    return unrolled(layer, use, _tanh_cell if layer.activation == "tanh" else _relu_cell, 1)
+
+
+def _tanh_cell(weights: Weights, state: State, item: Value) -> State:
+    return (jnp.tanh(item + state[0] @ weights[0]),)
+
+
+def _relu_cell(weights: Weights, state: State, item: Value) -> State:
+    return (jax.nn.relu(item + state[0] @ weights[0]),)
 
 
 @lowers(described.LSTM)
 def _lstm(layer: described.LSTM, use: Use) -> Value:
-    recurrent = use.parameters["recurrent_kernel"]
+    return unrolled(layer, use, _lstm_cell, 2)
 
-    def step(state: State, item: Value) -> State:
-        hidden, cell = state
-        inputs, forget, new, output = jnp.split(item + hidden @ recurrent, 4, -1)
-        cell = jax.nn.sigmoid(forget) * cell + jax.nn.sigmoid(inputs) * jnp.tanh(new)
-        return jax.nn.sigmoid(output) * jnp.tanh(cell), cell
 
-    return unrolled(layer, use, step, 2)
+def _lstm_cell(weights: Weights, state: State, item: Value) -> State:
+    hidden, cell = state
+    inputs, forget, new, output = jnp.split(item + hidden @ weights[0], 4, -1)
+    cell = jax.nn.sigmoid(forget) * cell + jax.nn.sigmoid(inputs) * jnp.tanh(new)
+    return jax.nn.sigmoid(output) * jnp.tanh(cell), cell
 
 
 @lowers(described.GRU)
 def _gru(layer: described.GRU, use: Use) -> Value:
-    recurrent, units = use.parameters["recurrent_kernel"], layer.units
+    return unrolled(layer, use, _reset_after if layer.reset == "after" else _reset_before, 1)
 
-    def after(state: State, item: Value) -> State:
-        (hidden,) = state
-        sums = use.biased(hidden @ recurrent, "recurrent_bias")
-        gates = jax.nn.sigmoid(item[:, : 2 * units] + sums[:, : 2 * units])
-        reset, update = jnp.split(gates, 2, -1)
-        new = jnp.tanh(item[:, 2 * units :] + reset * sums[:, 2 * units :])
-        return ((1 - update) * new + update * hidden,)
 
-    def before(state: State, item: Value) -> State:
-        (hidden,) = state
-        sums = hidden @ recurrent[:, : 2 * units]
-        reset, update = jnp.split(jax.nn.sigmoid(item[:, : 2 * units] + sums), 2, -1)
-        new = jnp.tanh(item[:, 2 * units :] + (reset * hidden) @ recurrent[:, 2 * units :])
-        return ((1 - update) * new + update * hidden,)
+def _reset_after(weights: Weights, state: State, item: Value) -> State:
+    (hidden,) = state
+    sums = hidden @ weights[0]
+    if len(weights) > 1:
+        sums = sums + weights[1]
+    split = 2 * hidden.shape[-1]
+    reset, update = jnp.split(jax.nn.sigmoid(item[:, :split] + sums[:, :split]), 2, -1)
+    new = jnp.tanh(item[:, split:] + reset * sums[:, split:])
+    return ((1 - update) * new + update * hidden,)
 
-    return unrolled(layer, use, after if layer.reset == "after" else before, 1)
+
+def _reset_before(weights: Weights, state: State, item: Value) -> State:
+    (hidden,) = state
+    split = 2 * hidden.shape[-1]
+    sums = hidden @ weights[0][:, :split]
+    reset, update = jnp.split(jax.nn.sigmoid(item[:, :split] + sums), 2, -1)
+    new = jnp.tanh(item[:, split:] + (reset * hidden) @ weights[0][:, split:])
+    return ((1 - update) * new + update * hidden,)
 
 
 @lowers(described.Bidirectional)
