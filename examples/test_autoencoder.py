@@ -9,4 +9,4 @@ from pytest_fwcompare.networks import zoo
 
 @pytest.mark.fwcompare
 def test_autoencoder(fwcompare_network):
-    fwcompare_network(zoo.autoencoder(size=8), examples=8)
+    fwcompare_network(zoo.autoencoder(size=8), examples=4)

@@ -16,4 +16,4 @@ def test_residual_network_on_photographs(fwcompare_network, photographs):
 
 @pytest.mark.fwcompare
 def test_residual_network_on_generated_images(fwcompare_network):
-    fwcompare_network(zoo.residual_network(size=8, classes=5), examples=8)
+    fwcompare_network(zoo.residual_network(size=8, classes=5), examples=4)

@@ -20,7 +20,7 @@ def network():
 def test_translation_transformer(fwcompare_network):
     described = network()
     mask = fwc.TensorSpec(("batch", "source_time"), "bool", kind="ragged")
-    fwcompare_network(described, inputs={**described.inputs, "source_mask": mask}, examples=8)
+    fwcompare_network(described, inputs={**described.inputs, "source_mask": mask}, examples=4)
 
 
 @pytest.mark.fwcompare
