@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pytest_fwcompare.conclusion import conclude, time_sides
-from pytest_fwcompare.errors import ModelError
+from pytest_fwcompare.errors import FwcompareError, ModelError
 from pytest_fwcompare.inputs.examples import Example
 from pytest_fwcompare.inputs.spec import TensorSpec
 from pytest_fwcompare.judging import judge_examples
@@ -122,10 +123,35 @@ def compare_opened(ours: Opened, theirs: Opened, request: Request) -> Comparison
             story.notices.update(dict.fromkeys(ours.notices + theirs.notices))
             judged = conclude(blank, pair, request, story)
     except (ModelError, StructureError) as error:
-        return replace(blank, message=str(error), examples=Examples(len(story.tally.findings)))
+        text = plain_text(str(error)) + axes_hint(error, request)
+        return replace(blank, message=text, examples=Examples(len(story.tally.findings)))
     if request.timings:
         judged = replace(judged, timings=time_sides(pair))
     return judged
+
+
+def plain_text(text: str) -> str:
+    """A framework's words without its terminal colours."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def axes_hint(error: FwcompareError, request: Request) -> str:
+    """What to write if the port failed because it wants its images or signals in another order."""
+    if not isinstance(error, ModelError) or error.role != "port":
+        return ""
+    if not re.search("shape|channel|axis|dimension", str(error), re.IGNORECASE):
+        return ""
+    unordered = [
+        name
+        for name, spec in request.plan.layouts.items()
+        if len(spec.shape) > 2 and spec.to_port is None
+    ]
+    if not unordered:
+        return ""
+    return (
+        f"\nThe port got {' and '.join(map(repr, unordered))} in the reference's axis order. If "
+        f'it wants another, say so: TensorSpec(..., axes="NCHW", port_axes="NHWC")'
+    )
 
 
 @contextmanager

@@ -238,6 +238,34 @@ def test_a_model_that_raises_is_an_error_of_its_side():
     assert "no such kernel" in found.message
 
 
+class Images(nn.Module):
+    def __init__(self, last):
+        super().__init__()
+        self.read = nn.Conv2d(3, 2, 3)
+        self.last = last
+
+    def forward(self, images):
+        return self.read(images.permute(0, 3, 1, 2) if self.last else images)
+
+
+def test_a_forgotten_axis_order_is_answered_with_what_to_write():
+    found = judged(Images(False), Images(True), {"images": fwc.TensorSpec(("batch", 3, 8, 8))})
+    assert found.verdict == "error"
+    assert "The port got 'images' in the reference's axis order" in found.message
+    assert 'TensorSpec(..., axes="NCHW", port_axes="NHWC")' in found.message
+    assert "\x1b" not in found.message
+    said = fwc.TensorSpec(("batch", 3, 8, 8), axes="NCHW", port_axes="NHWC")
+    assert judged(Images(False), Images(True), {"images": said}).verdict == "equivalent"
+
+
+def test_a_failure_of_flat_inputs_gets_no_hint_of_axes():
+    def fail(_):
+        raise RuntimeError("\x1b[1mno such kernel\x1b[0m")
+
+    found = judged(Port(), Port(between=fail))
+    assert found.message.endswith("no such kernel")
+
+
 def test_a_model_that_returns_no_tensor_is_an_error():
     found = judged(Two(lambda y: y), Two(lambda y: None))
     assert found.verdict == "error"
