@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from pytest_fwcompare.options import Settings, default_frameworks
+from pytest_fwcompare.options import Settings
+from pytest_fwcompare.options.axes import default_frameworks
 from pytest_fwcompare.recording import Result
 from pytest_fwcompare.records import Comparison, Timing
 from pytest_fwcompare.report.numbers import figure, seconds

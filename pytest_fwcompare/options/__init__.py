@@ -1,0 +1,189 @@
+"""Options, their ini twins, the marker's keys, and the settings of a run that follow from them.
+
+Each group of options has a file here with `add` (registers them) and `read` (checks them); this
+one puts them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from pytest_fwcompare.errors import UsageError
+from pytest_fwcompare.options.axes import (
+    AXES,
+    DEFAULTS,
+    DTYPES,
+    MODES,
+    AxisName,
+    Case,
+    Choice,
+    cases,
+    check_axis,
+    check_frameworks,
+    marker_values,
+)
+from pytest_fwcompare.options.given import base, check_count, flag, given, split
+
+if TYPE_CHECKING:
+    import pytest
+
+__all__ = [
+    "AXES",
+    "Case",
+    "Choice",
+    "Settings",
+    "add_options",
+    "cases",
+    "check_frameworks",
+    "marker_values",
+    "read_settings",
+]
+
+VERDICTS = ("equivalent", "semantic", "precision", "subgradient", "nonfinite", "error")
+FAIL_ON = ("semantic", "precision", "nonfinite", "error")
+REPORTS = (".json", ".md")
+
+
+class Settings(NamedTuple):
+    """What the command line and the ini file ask for.
+
+    Attributes:
+        enabled: `--fwcompare`.
+        axes: the choice of each axis; `frameworks` has no values where nobody chose.
+        examples: generated examples a comparison; None leaves it to `compare`.
+        examples_forced: True if the command line gave them, so that no marker changes them.
+        timings: False under `--fwcompare-no-timings`.
+        reports: files to write, suffixes already checked.
+        fail_on: verdicts that fail a test.
+        command: the options given on the command line, to be repeated when replaying.
+        repro: folder under which each failing comparison writes a script that shows it.
+    """
+
+    enabled: bool
+    axes: Mapping[str, Choice]
+    examples: int | None
+    timings: bool
+    reports: tuple[Path, ...]
+    fail_on: tuple[str, ...]
+    command: tuple[str, ...] = ()
+    examples_forced: bool = False
+    repro: Path | None = None
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Register every option and its ini twin."""
+    group = parser.getgroup("fwcompare", "comparison of networks between frameworks")
+    group.addoption(
+        "--fwcompare",
+        action="store_true",
+        default=None,
+        help="Run the comparisons; without it they are skipped.",
+    )
+    parser.addini("fwcompare", "Run the comparisons.", type="bool", default=False)
+    for key, meta, text in (
+        ("frameworks", "NAMES", "Frameworks to judge: torch,tensorflow,keras,jax,numpy."),
+        ("devices", "NAMES", "Devices: cpu, cuda, cuda:N. Default: cpu."),
+        ("dtypes", "NAMES", f"Working dtypes: {', '.join(DTYPES)}. Default: float32."),
+        ("modes", "NAMES", f"Modes: {', '.join(MODES)}. Default: eager."),
+        ("examples", "N", "Generated examples a comparison."),
+        ("fail-on", "VERDICTS", f"Verdicts that fail a test. Default: {','.join(FAIL_ON)}."),
+    ):
+        group.addoption(f"--fwcompare-{key}", metavar=meta, default=None, help=text)
+        parser.addini(f"fwcompare_{key.replace('-', '_')}", text, default=None)
+    group.addoption(
+        "--fwcompare-no-timings",
+        action="store_true",
+        default=None,
+        help="Do not time the frameworks.",
+    )
+    parser.addini("fwcompare_no_timings", "Do not time.", type="bool", default=False)
+    text = f"Write a report ({', '.join(REPORTS)}); repeatable."
+    group.addoption("--fwcompare-report", metavar="PATH", action="append", default=None, help=text)
+    parser.addini("fwcompare_report", text, type="linelist", default=[])
+    text = "Write a folder with a standalone script for each failing comparison."
+    group.addoption("--fwcompare-repro", metavar="DIR", default=None, help=text)
+    parser.addini("fwcompare_repro", text, default=None)
+
+
+def read_settings(config: pytest.Config) -> Settings:
+    """The settings of this run: the command line where it says something, else the ini file.
+
+    Raises:
+        UsageError: an option has a value that cannot be used; names the option.
+    """
+    axes: dict[str, Choice] = {axis: _axis(config, axis) for axis in AXES}
+    raw, source = given(config, "examples")
+    fail_on, fail_source = given(config, "fail_on")
+    return Settings(
+        enabled=flag(config, "fwcompare"),
+        axes=axes,
+        examples=None if raw is None else check_count(raw, source),
+        timings=not flag(config, "fwcompare_no_timings"),
+        reports=_reports(config),
+        fail_on=FAIL_ON if fail_on is None else _verdicts(fail_on, fail_source),
+        command=_command(config),
+        examples_forced=source.startswith("--"),
+        repro=_repro(config),
+    )
+
+
+def _axis(config: pytest.Config, axis: AxisName) -> Choice:
+    raw, source = given(config, axis)
+    if raw is None:
+        return Choice(DEFAULTS.get(axis, ()))
+    values = split(raw, source)
+    check_axis(axis, values, source)
+    return Choice(values, source)
+
+
+def _verdicts(raw: object, source: str) -> tuple[str, ...]:
+    values = split(raw, source)
+    for value in values:
+        if value not in VERDICTS or value == "equivalent":
+            raise UsageError(
+                f"{source}: unknown verdict {value!r}; those that can fail are "
+                f"{', '.join(VERDICTS[1:])}"
+            )
+    return values
+
+
+def _reports(config: pytest.Config) -> tuple[Path, ...]:
+    """Paths from the command line are relative to where it was typed, others to the ini file."""
+    cli = config.getoption("fwcompare_report")
+    source = "--fwcompare-report" if cli is not None else "ini fwcompare_report"
+    names = cli if cli is not None else config.getini("fwcompare_report")
+    paths = []
+    for name in names:
+        path = base(config, source) / name
+        if path.suffix not in REPORTS:
+            raise UsageError(
+                f"{source}={name}: unsupported suffix {path.suffix!r}; reports are written as "
+                f"{', '.join(REPORTS)}"
+            )
+        if path.is_dir():
+            raise UsageError(f"{source}={name}: expected a file, this is a folder")
+        paths.append(path)
+    return tuple(paths)
+
+
+def _repro(config: pytest.Config) -> Path | None:
+    """The folder, relative to where it was typed, or to the ini file."""
+    raw, source = given(config, "repro")
+    if raw is None:
+        return None
+    path = base(config, source) / str(raw)
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{source}={raw}: expected a folder, this is a file")
+    return path
+
+
+def _command(config: pytest.Config) -> tuple[str, ...]:
+    """The options to repeat so that the same comparison runs again."""
+    parts = ["--fwcompare"]
+    for key in (*AXES, "examples"):
+        value = config.getoption(f"fwcompare_{key}")
+        if value is not None:
+            parts.append(f"--fwcompare-{key}={value}")
+    return tuple(parts)
