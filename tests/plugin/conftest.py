@@ -13,9 +13,15 @@ import pytest_fwcompare.report.files
 import pytest_fwcompare.report.json
 import pytest_fwcompare.report.markdown
 import pytest_fwcompare.selection
-import pytest_fwcompare.timing.sides  # noqa: F401
+import pytest_fwcompare.timing.sides
+from pytest_fwcompare.backends.registry import backend, import_strings
 
-# Pytester forgets what an inner run imports; imported here, it is not imported ninety times.
+# Pytester forgets what an inner run imports; imported here, it is not imported ninety times, and a
+# class that the lazy package has handed out stays the one that a later import gives.
+for name in pytest_fwcompare.__all__:
+    getattr(pytest_fwcompare, name)
+for name in import_strings():
+    backend(name)
 
 FAKE = '''
 import dataclasses
