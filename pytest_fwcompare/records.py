@@ -80,10 +80,37 @@ class ExampleRecord:
 
 @dataclass(frozen=True)
 class Examples:
-    """How many examples ran; the worst, in its smallest form where it failed."""
+    """How many examples ran; the worst, in its smallest form where it failed.
+
+    Attributes:
+        ratios: gap over what rounding explains, the largest of its tensors, an example each.
+    """
 
     count: int
     worst: ExampleRecord | None = None
+    ratios: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class DepthRow:
+    """One module of the reference, in data-flow order, as the diagnosis of a failure saw it.
+
+    Attributes:
+        path: of the reference's module; "" for code between modules.
+        kind: class of the module or name of the operation.
+        status: "matched": found in the port; "culprit": the difference begins here; "after": it
+            depends on a culprit; "unmatched": not found, but needed by nothing that is.
+        port_path: of the port's layer that holds the same value; None where none was found.
+        gap: relative difference of its value to the port's, forward; None where not compared.
+        backward_gap: the same for the gradient of its value.
+    """
+
+    path: str
+    kind: str
+    status: Literal["matched", "culprit", "after", "unmatched"]
+    port_path: str | None = None
+    gap: float | None = None
+    backward_gap: float | None = None
 
 
 @dataclass(frozen=True)
@@ -184,6 +211,7 @@ class Comparison:
         gap: largest over all tensors; noise: largest of the port.
         environment: versions, device, threads, flags by framework.
         notices: things worth knowing that fail nothing.
+        depth: the reference's modules with how far the port follows them; only after a failure.
         seconds: wall time of the comparison.
         replay: command or code that repeats it.
     """
@@ -211,6 +239,7 @@ class Comparison:
     timings: tuple[Timing, ...] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
+    depth: tuple[DepthRow, ...] = ()
     seconds: float = 0.0
     replay: str = ""
 
