@@ -198,6 +198,92 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class Fingerprint:
+    """One group of tensors of one pass, told apart by a few numbers.
+
+    Attributes:
+        norm: Euclidean norm of all values.
+        projections: sums of the values times two fixed waves; twelve digits of the norm.
+    """
+
+    norm: float
+    projections: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Digest:
+    """Both sides on the first example, small enough to be kept: tells later which side moved.
+
+    Attributes:
+        inputs, weights: of the point; equal ones make the rest comparable.
+        passes: by role, precision and group: "reference float64 outputs", "port working
+            gradients".
+    """
+
+    inputs: Fingerprint
+    weights: Fingerprint
+    passes: Mapping[str, Fingerprint]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One figure that moved against the baseline.
+
+    Attributes:
+        figure: "gap", "noise of the port", "noise of the reference", "ulp of output scores",
+            "sensitivity", "verdict", "tensor output scores".
+        before, after: the baseline's figure and this run's; NaN for what is no number.
+        times: how much worse, in multiples of the baseline's figure or of rounding, whichever is
+            larger; infinite for a graver verdict or a tensor that is no longer compared.
+        text: in words: "2.1e-15 -> 1.8e-06", "equivalent -> precision".
+    """
+
+    figure: str
+    before: float
+    after: float
+    times: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How a case changed against its recorded baseline.
+
+    Attributes:
+        case: key in the baseline: the test's id, " #2" behind it for a second comparison.
+        axes: the part of the id that names them, "keras-cpu-float32-eager".
+        baseline: the file, as it was given.
+        verdict: the baseline's; None if it has no such case.
+        gap, reference_noise, port_noise: the baseline's figures.
+        limit: factor from which a change counts.
+        changes: figures that grew, the worst first.
+        moved: which side gives other values than when the baseline was recorded: "nothing",
+            "port", "reference", "both"; "inputs" if it was given other inputs or weights, so that
+            nobody can tell; "" if that is not known.
+        whose: a sentence that says whose doing it was.
+        versions: what changed of the environment, by "torch version", before and after.
+    """
+
+    case: str
+    axes: str = ""
+    baseline: str = ""
+    verdict: Verdict | None = None
+    gap: float = math.nan
+    reference_noise: float = math.nan
+    port_noise: float = math.nan
+    limit: float = 2.0
+    changes: tuple[Change, ...] = ()
+    moved: Literal["", "nothing", "port", "reference", "both", "inputs"] = ""
+    whose: str = ""
+    versions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def drifted(self) -> bool:
+        """Whether a figure moved by more than the limit."""
+        return any(change.times > self.limit for change in self.changes)
+
+
+@dataclass(frozen=True)
 class Comparison:
     """The result of one comparison. Plain data: can be written, read and rendered anywhere.
 
@@ -214,6 +300,8 @@ class Comparison:
         depth: the reference's modules with how far the port follows them; only after a failure.
         seconds: wall time of the comparison.
         replay: command or code that repeats it.
+        digest: what both sides gave on the first example; only where that was asked for.
+        drift: the change against a baseline, in a run that has one.
     """
 
     verdict: Verdict
@@ -242,6 +330,8 @@ class Comparison:
     depth: tuple[DepthRow, ...] = ()
     seconds: float = 0.0
     replay: str = ""
+    digest: Digest | None = None
+    drift: Drift | None = None
 
     @property
     def passed(self) -> bool:
