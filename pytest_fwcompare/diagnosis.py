@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pytest_fwcompare.diagnose import BufferChange, Diagnosis, diagnose
+from pytest_fwcompare.diagnose.locate import Sides
+from pytest_fwcompare.diagnose.tree import depth_rows
 from pytest_fwcompare.errors import FwcompareError
 from pytest_fwcompare.inputs.examples import Example
 from pytest_fwcompare.judge.distances import unit_roundoff
 from pytest_fwcompare.judge.tally import Finding, Tally
 from pytest_fwcompare.pair import Pair
 from pytest_fwcompare.points import Point, Run
-from pytest_fwcompare.records import Verdict
+from pytest_fwcompare.records import DepthRow, Verdict
 
 VANISHED = 1e-6
 """Share of the largest gradient below which another one is not told from zero."""
@@ -37,6 +39,16 @@ class Explained:
     cause: str | None = None
     evidence: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
+    depth: tuple[DepthRow, ...] = ()
+
+
+@dataclass(frozen=True)
+class Traced:
+    """Both recorded passes with what was found in them."""
+
+    found: Diagnosis
+    sides: Sides
+    point: Point
 
 
 def diagnose_finding(
@@ -64,7 +76,9 @@ def diagnose_finding(
         return Explained(verdict)
     example = hidden.example if hidden is not None else telling(worst, tally)
     try:
-        found = records_of(pair, example, verdict, training=(hidden or worst).in_training)
+        traced = trace_sides(pair, example, verdict, training=(hidden or worst).in_training)
+        explained = _explained(pair, verdict, traced.found, hidden, unstable)
+        return replace(explained, depth=_depth(pair, traced, explained))
     except FwcompareError as error:
         return Explained(verdict, notices=(f"no place was looked for: {error}",))
     except Exception as error:  # a verdict is not lost to a bug of what explains it
@@ -75,6 +89,16 @@ def diagnose_finding(
                 f"it: {type(error).__name__}: {error}",
             ),
         )
+
+
+def _explained(
+    pair: Pair,
+    verdict: Verdict,
+    found: Diagnosis,
+    hidden: Finding[Example] | None,
+    unstable: tuple[str, float] | None,
+) -> Explained:
+    """What a diagnosis says of the verdict."""
     if hidden is not None:
         return _hidden(pair, hidden, found)
     explained = Explained(
@@ -87,6 +111,14 @@ def diagnose_finding(
         notices=_tried(found),
     )
     return explained if unstable is None else _random(pair, explained, unstable)
+
+
+def _depth(pair: Pair, traced: Traced, explained: Explained) -> tuple[DepthRow, ...]:
+    """The reference's modules as they fared; none where nothing fails."""
+    if explained.verdict == "equivalent":
+        return ()
+    shown = replace(traced.found, culprit=explained.culprit, between=explained.between)
+    return depth_rows(traced.sides, shown, list(pair.reference_parameters.values()))
 
 
 def _random(pair: Pair, found: Explained, unstable: tuple[str, float]) -> Explained:
@@ -159,9 +191,9 @@ def _tried(found: Diagnosis) -> tuple[str, ...]:
     return (f"no cause could be proved; tried: {', '.join(first)}{rest}",)
 
 
-def records_of(
+def trace_sides(
     pair: Pair, example: Example, verdict: Verdict, *, training: bool = False
-) -> Diagnosis:
+) -> Traced:
     """Record both shadows on an example and diagnose them.
 
     Args:
@@ -180,7 +212,14 @@ def records_of(
     working = {}
     if verdict in ("precision", "nonfinite"):
         working = pair.run("port", point, "working", training=training, backward=False).outputs
-    return diagnose(
+    sides = Sides(
+        reference.recorded,
+        port.recorded,
+        reference_parameters=point.weights or pair.given,
+        reference_outputs=reference.outputs,
+        port_outputs=port.outputs,
+    )
+    found = diagnose(
         reference.recorded,
         port.recorded,
         reference_parameters=point.weights or pair.given,
@@ -192,7 +231,9 @@ def records_of(
         port_outputs=port.outputs,
         port_working_outputs=working,
         verdict=verdict,
+        sides=sides,
     )
+    return Traced(found, sides, point)
 
 
 def _port_values(pair: Pair, point: Point) -> dict[str, np.ndarray]:

@@ -95,8 +95,11 @@ class Examples:
 class DepthRow:
     """One module of the reference, in data-flow order, as the diagnosis of a failure saw it.
 
+    Code that a module runs itself between its submodules has a row of its own, with the path of
+    that module. A module that is called twice has two rows.
+
     Attributes:
-        path: of the reference's module; "" for code between modules.
+        path: of the reference's module; "" for the root's own code.
         kind: class of the module or name of the operation.
         status: "matched": found in the port; "culprit": the difference begins here; "after": it
             depends on a culprit; "unmatched": not found, but needed by nothing that is.

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pytest_fwcompare.backends.base import Array, Parameter, Recorded
+
+if TYPE_CHECKING:
+    from pytest_fwcompare.diagnose.locate import Sides
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ def diagnose(
     port_outputs: Mapping[str, Array] | None = None,
     port_working_outputs: Mapping[str, Array] | None = None,
     verdict: str = "semantic",
+    sides: Sides | None = None,
 ) -> Diagnosis:
     """Name the culprit, and the cause where it can be proved.
 
@@ -90,6 +95,7 @@ def diagnose(
         port_working_outputs: the port's outputs in its working dtype, for verdict "precision".
         verdict: what the judge said. For "precision" and "nonfinite" a formula that cancels or
             overflows is looked for, and a place where the port rounds to a narrower dtype.
+        sides: both passes, where they have been aligned already.
     """
     from pytest_fwcompare.diagnose.explain import explain
 
@@ -105,4 +111,5 @@ def diagnose(
         port_outputs=port_outputs or {},
         port_working_outputs=port_working_outputs or {},
         verdict=verdict,
+        sides=sides,
     )

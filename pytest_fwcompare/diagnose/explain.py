@@ -51,13 +51,14 @@ def explain(
     port_outputs: Mapping[str, Array],
     port_working_outputs: Mapping[str, Array],
     verdict: str,
+    sides: Sides | None = None,
 ) -> Diagnosis:
     """See `pytest_fwcompare.diagnose.diagnose`."""
     from pytest_fwcompare.diagnose.gradients import explain_gradients
     from pytest_fwcompare.diagnose.precision import explain_precision
     from pytest_fwcompare.diagnose.statistics import explain_buffers
 
-    sides = Sides(
+    sides = sides or Sides(
         reference_records,
         port_records,
         reference_parameters=reference_parameters,

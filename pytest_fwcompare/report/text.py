@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from pytest_fwcompare.records import Comparison, ExampleRecord, TensorRow, Timing
 from pytest_fwcompare.report.numbers import figure, number, seconds, size, times
+from pytest_fwcompare.report.tree import tree_lines
 
 WIDTH = 92
 INDENT = 12
@@ -64,6 +65,7 @@ def _weight(row: TensorRow) -> float:
 def _sections(comparison: Comparison) -> Iterator[tuple[str, Iterable[str]]]:
     yield "where", place(comparison)
     yield "cause", _cause(comparison)
+    yield "modules", tree_lines(comparison)
     row = worst_tensor(comparison)
     if row is not None and comparison.verdict != "equivalent":
         yield "worst", tensor_sentences(row, comparison)
