@@ -6,8 +6,8 @@ import numpy as np
 
 from pytest_fwcompare.backends.base import Array
 from pytest_fwcompare.inputs.examples import Example
-from pytest_fwcompare.judge.distances import finite_maximum, representable
-from pytest_fwcompare.judge.verdict import assess
+from pytest_fwcompare.judge.distances import finite_maximum, representable, unit_roundoff
+from pytest_fwcompare.judge.verdict import Observed, assess
 from pytest_fwcompare.pair import Pair
 from pytest_fwcompare.points import Point, Run
 from pytest_fwcompare.records import Control, Controls
@@ -63,11 +63,32 @@ def _control(pair: Pair, point: Point, still: Run, values: dict[str, Array], nam
     disturbed = pair.run("port", other, "double", backward=False)
     pair.port.side.load({name: value}, "double")
     ratio, noticed = 0.0, False
-    for item in pair.rows_of(still, disturbed):
+    for item in rows_of(still, disturbed, pair.dtype):
         judged = assess(item, pair.dtype)
         ratio = max(ratio, judged.semantic_ratio)
         noticed = noticed or judged.verdict in ("semantic", "nonfinite")
     return Control(name, RELATIVE, noticed, ratio)
+
+
+def rows_of(still: Run, disturbed: Run, dtype: str) -> list[Observed]:
+    """Outputs of the reference's shadow against those of a disturbed port's.
+
+    Rounding of the working dtype stands in for the jitter: a disturbance is meant to be noticed
+    by what the judge sees at once.
+    """
+    unit = unit_roundoff(dtype)
+    return [
+        Observed(
+            f"output {name}",
+            "output",
+            value,
+            disturbed.outputs[name],
+            value,
+            disturbed.outputs[name],
+            jitter=4 * unit * finite_maximum(value),
+        )
+        for name, value in still.outputs.items()
+    ]
 
 
 def _without_gradient(run: Run) -> list[str]:

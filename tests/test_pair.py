@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 import pytest_fwcompare as fwc  # noqa: E402
-from pytest_fwcompare.pair import Pair  # noqa: E402
+from pytest_fwcompare.observing import Observer  # noqa: E402
 
 EXAMPLES = 6
 
@@ -18,13 +18,13 @@ EXAMPLES = 6
 def drawn(monkeypatch):
     """Numbers of draws, one entry each time that the jitter is drawn."""
     calls = []
-    original = Pair._jitter
+    original = Observer.jitter
 
     def counted(self, point, still, draws, training):
         calls.append(draws)
         return original(self, point, still, draws, training)
 
-    monkeypatch.setattr(Pair, "_jitter", counted)
+    monkeypatch.setattr(Observer, "jitter", counted)
     return calls
 
 
