@@ -50,6 +50,7 @@ def conclude(blank: Comparison, pair: Pair, request: Request, story: Story) -> C
         port_culprit=found.port_culprit,
         cause=found.cause,
         evidence=found.evidence,
+        hints=found.hints,
         depth=found.depth,
         gap=max((row.gap for row in compared), default=0.0),
         noise=max((row.port_noise for row in compared), default=0.0),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pytest_fwcompare.diagnose import BufferChange, Diagnosis, diagnose
+from pytest_fwcompare.diagnose.hints import hints
 from pytest_fwcompare.diagnose.locate import Sides
 from pytest_fwcompare.diagnose.tree import depth_rows
 from pytest_fwcompare.errors import FwcompareError
@@ -40,6 +41,7 @@ class Explained:
     evidence: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
     depth: tuple[DepthRow, ...] = ()
+    hints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,11 @@ def diagnose_finding(
     try:
         traced = trace_sides(pair, example, verdict, training=(hidden or worst).in_training)
         explained = _explained(pair, verdict, traced.found, hidden, unstable)
-        return replace(explained, depth=_depth(pair, traced, explained))
+        return replace(
+            explained,
+            depth=_depth(pair, traced, explained),
+            hints=_hints(pair, traced, explained),
+        )
     except FwcompareError as error:
         return Explained(verdict, notices=(f"no place was looked for: {error}",))
     except Exception as error:  # a verdict is not lost to a bug of what explains it
@@ -119,6 +125,21 @@ def _depth(pair: Pair, traced: Traced, explained: Explained) -> tuple[DepthRow, 
         return ()
     shown = replace(traced.found, culprit=explained.culprit, between=explained.between)
     return depth_rows(traced.sides, shown, list(pair.reference_parameters.values()))
+
+
+def _hints(pair: Pair, traced: Traced, explained: Explained) -> tuple[str, ...]:
+    """Options that differ, where something fails and no cause is proved."""
+    if explained.verdict == "equivalent" or explained.cause is not None:
+        return ()
+    links = () if pair.mapping is None else pair.mapping.links
+    return hints(
+        traced.sides,
+        traced.found,
+        reference_layers=list(pair.reference_parameters.values()),
+        port_layers=list(pair.port_parameters.values()),
+        mapped={link.port: link.sources for link in links},
+        frameworks=(pair.reference.side.framework, pair.port.side.framework),
+    )
 
 
 def _random(pair: Pair, found: Explained, unstable: tuple[str, float]) -> Explained:

@@ -297,6 +297,8 @@ class Comparison:
         port_culprit: the same for the port.
         cause: one word of the cause table, proved by `evidence`; None otherwise.
         evidence: sentences with numbers.
+        hints: options that differ between layers that belong together; only where no cause is
+            proved, and never proofs themselves.
         gap: largest over all tensors; noise: largest of the port.
         environment: versions, device, threads, flags by framework.
         notices: things worth knowing that fail nothing.
@@ -321,6 +323,7 @@ class Comparison:
     between: tuple[str, str] | None = None
     cause: str | None = None
     evidence: tuple[str, ...] = ()
+    hints: tuple[str, ...] = ()
     gap: float = 0.0
     noise: float = 0.0
     tensors: tuple[TensorRow, ...] = ()

@@ -65,6 +65,7 @@ def _weight(row: TensorRow) -> float:
 def _sections(comparison: Comparison) -> Iterator[tuple[str, Iterable[str]]]:
     yield "where", place(comparison)
     yield "cause", _cause(comparison)
+    yield "hints", comparison.hints
     yield "modules", tree_lines(comparison)
     row = worst_tensor(comparison)
     if row is not None and comparison.verdict != "equivalent":
