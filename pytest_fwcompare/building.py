@@ -10,6 +10,7 @@ import numpy as np
 from pytest_fwcompare.backends.base import Array, Placement, Side
 from pytest_fwcompare.backends.registry import require
 from pytest_fwcompare.errors import ModelError, UsageError
+from pytest_fwcompare.judge.distances import representable
 from pytest_fwcompare.networks.graph import Network
 from pytest_fwcompare.networks.random import random_parameters
 
@@ -73,12 +74,13 @@ def fill(side: Side, placements: Iterable[Placement], canonical: Mapping[str, Ar
         ModelError: stage "copy", naming the parameter.
     """
     dtypes = {parameter.name: parameter.dtype for parameter in side.parameters()}
-    native = {
-        placed.parameter: placed.transform.apply(
-            *(canonical[source] for source in placed.sources)
-        ).astype(dtypes[placed.parameter])
-        for placed in placements
-    }
+    native = {}
+    for placed in placements:
+        dtype = dtypes[placed.parameter]
+        value = placed.transform.apply(*(canonical[source] for source in placed.sources))
+        # NumPy has no bfloat16, whose numbers all sides hand over as float32.
+        kept = "float32" if dtype == "bfloat16" else dtype
+        native[placed.parameter] = representable(np.asarray(value), dtype).astype(kept)
     side.load(native, "working")
     check_held(side.role, side.read(), native)
 

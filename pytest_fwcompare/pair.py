@@ -16,16 +16,13 @@ from pytest_fwcompare.backends.base import Argument, Array, Parameter, Precision
 from pytest_fwcompare.inputs.examples import Example, Plan
 from pytest_fwcompare.inputs.spec import TensorSpec
 from pytest_fwcompare.judge.distances import representable
-from pytest_fwcompare.judge.verdict import Assessment, Observed, nudged
+from pytest_fwcompare.judge.verdict import Assessment, Observed, hair, nudged
 from pytest_fwcompare.layouts import Layouts
 from pytest_fwcompare.observing import Observer, differs_from_itself, training_is_random
 from pytest_fwcompare.points import Point, Run, arguments
 from pytest_fwcompare.sides import Opened
 from pytest_fwcompare.supply import Supply
 from pytest_fwcompare.weights.mapping import Mapping as WeightMapping
-
-HAIR = 1e-4
-"""Relative size of the move that tells a kink from a fault."""
 
 
 class Pair:
@@ -93,15 +90,15 @@ class Pair:
 
     def near(self, point: Point, seed: int) -> Point:
         """The point moved by a hair: inputs and parameters (buffers stay)."""
-        rng = np.random.default_rng([seed, *point.rng_seed])
+        rng, size = np.random.default_rng([seed, *point.rng_seed]), hair(self.dtype)
         inputs = {
-            name: representable(nudged(value, HAIR, rng), self.dtype)
+            name: representable(nudged(value, size, rng), self.dtype)
             for name, value in point.inputs.items()
         }
         weights = point.weights
         if weights is not None:
             weights = {
-                name: representable(nudged(value, HAIR, rng), self.dtype)
+                name: representable(nudged(value, size, rng), self.dtype)
                 if self.reference_parameters[name].trainable
                 else value
                 for name, value in weights.items()

@@ -35,12 +35,6 @@ def obstacle(case: Case) -> Obstacle | None:
         return Obstacle(f"framework {case.framework!r}: {why}", "frameworks" in named)
     if reason := found.unavailable():
         return Obstacle(f"framework {case.framework!r}: {reason}", "frameworks" in named)
-    if case.dtype not in (known := backend("numpy").dtypes):
-        return Obstacle(
-            f"dtype: the NumPy reference has no dtype {case.dtype!r}, only {', '.join(known)}; "
-            f"fwcompare_port compares two models in it",
-            "dtypes" in named,
-        )
     if reason := lacks(found, case):
         axis = reason.partition(":")[0]
         return Obstacle(reason, {"frameworks", f"{axis}s"} <= named)

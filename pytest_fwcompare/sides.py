@@ -13,9 +13,9 @@ import numpy as np
 from pytest_fwcompare.backends.base import Argument, Backend, Built, Placement, Side
 from pytest_fwcompare.backends.registry import owner, require
 from pytest_fwcompare.errors import FrameworkUnavailable, ModelError, UsageError
+from pytest_fwcompare.formats import DTYPES
 from pytest_fwcompare.networks.graph import Network
 
-DTYPES = ("float32", "float64", "float16", "bfloat16")
 MODES = ("eager", "graph", "compiled")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from pytest_fwcompare.backends.base import Array, Precision
 from pytest_fwcompare.building import check_held
+from pytest_fwcompare.formats import format_of
 from pytest_fwcompare.inputs.examples import Example
 from pytest_fwcompare.judge.distances import representable
 from pytest_fwcompare.sides import Opened
@@ -42,7 +43,8 @@ class Supply:
         self.reference_parameters = {p.name: p for p in reference.side.parameters()}
         self.port_parameters = {p.name: p for p in port.side.parameters()}
         self.given = {
-            name: value.astype(np.float64) for name, value in reference.side.read().items()
+            name: representable(value.astype(np.float64), dtype)
+            for name, value in reference.side.read().items()
         }
         self._loaded: dict[tuple[str, str], object] = {}
         self._copied = False
@@ -93,7 +95,8 @@ class Supply:
             self.port.side.load(self._mapped[1], at)
             if at == "working" and not self._copied:
                 # A model of another dtype than the working one is left alone; a twin was written.
-                own = {n for n, p in self.port_parameters.items() if p.dtype == self.dtype}
+                stored = format_of(self.dtype).stored
+                own = {n for n, p in self.port_parameters.items() if p.dtype == stored}
                 written = {n: v for n, v in self._mapped[1].items() if n in own}
                 check_held("port", self.port.side.read(), written)
                 self._copied = True

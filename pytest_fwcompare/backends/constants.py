@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from pytest_fwcompare.judge.distances import representable
+
 Array = np.ndarray
 
 SHORT = 6
@@ -25,10 +27,14 @@ LONG = 7
 DYADIC_BITS = 12
 """A float32 number with no more mantissa bits than this is taken as exactly that number."""
 
+FEW = {"float16": 3, "bfloat16": 2}
+"""Decimals of so many digits survive in the narrow dtypes."""
+
 SAMPLE = 64
 """Numbers of a long table that are looked at first."""
 
 
+@cache
 def named_constants() -> list[float]:
     """Irrational numbers and fractions that programs write down, in float64."""
     pi, e = math.pi, math.e
@@ -50,6 +56,10 @@ def named_constants() -> list[float]:
     ]
 
 
+TANH_GELU = 0.044715
+"""Hendrycks and Gimpel 2016, section 2; in sixteen bits it looks like shorter decimals."""
+
+
 @cache
 def _table() -> tuple[Array, Array]:
     """Float32 keys in ascending order with their float64 values; the first one named wins."""
@@ -58,7 +68,7 @@ def _table() -> tuple[Array, Array]:
     return keys, values[first]
 
 
-def restore(value: Any) -> tuple[Array, bool]:
+def restore(value: Any, dtype: str = "float32") -> tuple[Array, bool]:
     """The float64 numbers that a float32 constant most likely stands for.
 
     In this order: zero, infinities, NaN, integers below 2^24 and numbers of at most twelve
@@ -68,12 +78,16 @@ def restore(value: Any) -> tuple[Array, bool]:
 
     Args:
         value: scalar or array of any shape; float32 or narrower, else it is only converted.
+        dtype: what the program holds it in, where that is narrower than `value` here.
 
     Returns:
         float64 array of the same shape, and whether every number is known exactly. Always rounds
         to `value` in float32.
     """
     given = np.asarray(value)
+    kept = given.dtype.name if given.dtype.name in FEW else dtype
+    if kept in FEW:
+        return _restore_short(given.astype(np.float64), kept)
     if given.dtype.kind != "f" or given.dtype.itemsize > 4:
         return given.astype(np.float64), True
     flat, places = np.unique(given.astype(np.float32).ravel(), return_inverse=True)
@@ -83,6 +97,26 @@ def restore(value: Any) -> tuple[Array, bool]:
     if not exact:
         return given.astype(np.float64), False
     return restored[places].reshape(given.shape), True
+
+
+def _restore_short(given: Array, dtype: str) -> tuple[Array, bool]:
+    """One number of sixteen bits; a table of them stays as it is, for it says too little.
+
+    In this order: what is whole or has at most three mantissa bits stays, zero, infinities and NaN
+    with it; a decimal of few digits; a named constant; a decimal of one digit more.
+    """
+    if given.size != 1 or not np.isfinite(given).all():
+        return given, bool((~np.isfinite(given) | (given == np.rint(given))).all())
+    number = float(given.reshape(-1)[0])
+    scaled = math.frexp(number)[0] * 8
+    if number == round(number) or scaled == round(scaled):
+        return given, True
+    decimals = [float(f"{number:.{digits}e}") for digits in range(FEW[dtype] + 1)]
+    named = (math.copysign(constant, number) for constant in named_constants())
+    for candidate in (TANH_GELU, *decimals[:-1], *named, decimals[-1]):
+        if float(representable(np.asarray(candidate), dtype)) == number:
+            return np.full(given.shape, candidate), True
+    return given, False
 
 
 def _restore(flat: Array) -> tuple[Array, bool]:

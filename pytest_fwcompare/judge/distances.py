@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pytest_fwcompare.formats import format_of
+
 Array = np.ndarray
 
 
@@ -14,10 +16,9 @@ def unit_roundoff(dtype: str) -> float:
     """Half a unit in the last place of 1: the relative error of one correct rounding.
 
     Args:
-        dtype: "float16", "bfloat16", "float32" or "float64".
+        dtype: working dtype, see `formats`.
     """
-    # bfloat16 is no dtype of NumPy itself; it keeps 8 significant bits.
-    return 2.0**-8 if dtype == "bfloat16" else float(np.finfo(dtype).eps) / 2
+    return format_of(dtype).roundoff
 
 
 @dataclass(frozen=True)
@@ -128,12 +129,18 @@ def same_nonfinite(expected: Array, obtained: Array) -> bool:
 def representable(value: Array, dtype: str) -> Array:
     """The float64 values rounded to the nearest that the working dtype has.
 
+    Finite values beyond its range become its largest: an input is no overflow.
+
     Args:
         value: (*shape) of a float dtype.
         dtype: working dtype.
     """
     if value.dtype.kind != "f":
         return value
+    made = format_of(dtype)
+    dtype = made.stored
+    if dtype == "float16":
+        value = np.where(np.isfinite(value), np.clip(value, -made.largest, made.largest), value)
     if dtype == "float64":
         return value.astype(np.float64, copy=False)
     if dtype == "bfloat16":

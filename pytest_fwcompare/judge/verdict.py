@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from pytest_fwcompare.formats import format_of
 from pytest_fwcompare.judge.distances import (
     Array,
     Difference,
@@ -173,7 +174,8 @@ def assess(observed: Observed, dtype: str = "float32") -> Assessment:
         scale = observed.peak
     semantic_ratio = gap.size / max(unavoidable, 4 * DOUBLE * floor, SATURATED * observed.peak)
     hidden_ratio = gap.size / max(jitter * DOUBLE / unit, DOUBLE * floor)
-    precision_ratio = theirs / max(ours, jitter, unit * floor)
+    # What is smaller than the smallest numbers of the dtype is lost on the way.
+    precision_ratio = theirs / max(ours, jitter, unit * floor, format_of(dtype).graininess)
     shown = gap
     verdict: Verdict = "equivalent"
     if nonfinite or nonfinite64:
@@ -244,7 +246,21 @@ def moved(value: Array, dtype: str, rng: np.random.Generator) -> Array:
     if value.dtype.kind != "f":
         return value
     wide = value.astype(np.float64, copy=False)
-    return np.asarray(wide * (1.0 + unit_roundoff(dtype) * rng.uniform(-1.0, 1.0, wide.shape)))
+    made = format_of(dtype)
+    step = made.roundoff * rng.uniform(-1.0, 1.0, wide.shape)
+    if made.computed != "float16":  # the others' smallest numbers are far below anything computed
+        return np.asarray(wide * (1.0 + step))
+    magnitude = np.where(wide == 0.0, 0.0, np.maximum(np.abs(wide), made.least))
+    return np.asarray(wide + magnitude * step)
+
+
+HAIR = 1e-4
+"""Relative size of the move that tells a kink from a fault."""
+
+
+def hair(dtype: str) -> float:
+    """Relative size of a move that the working dtype can tell from none."""
+    return max(HAIR, 8 * unit_roundoff(dtype))
 
 
 def nudged(value: Array, size: float, rng: np.random.Generator) -> Array:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_fwcompare.errors import UsageError
+from pytest_fwcompare.formats import DTYPES
 from pytest_fwcompare.options.axes import (
     AXES,
     DEFAULTS,
-    DTYPES,
     MODES,
     AxisName,
     Case,

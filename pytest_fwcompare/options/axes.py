@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pytest_fwcompare.errors import UsageError
+from pytest_fwcompare.formats import DTYPES
 from pytest_fwcompare.options.given import check_count, split
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ DEFAULTS: Mapping[str, tuple[str, ...]] = {
 }
 """`frameworks` is not here: by default it is every registered one but the reference, NumPy."""
 
-DTYPES = ("float32", "float64", "float16", "bfloat16")
 MODES = ("eager", "graph", "compiled")
 MARKER_KEYS = (*AXES, "examples")
 

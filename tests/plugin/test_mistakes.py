@@ -268,9 +268,13 @@ def test_a_default_framework_that_is_missing_skips_with_the_reason(
         ),
         (
             ["--fwcompare-dtypes=bfloat16"],
+            {"skipped": 1},
+            "*dtype: present has no dtype 'bfloat16', only float32, float64",
+        ),
+        (
+            ["--fwcompare-dtypes=bfloat16", "--fwcompare-frameworks=present"],
             {"errors": 1},
-            "dtype: the NumPy reference has no dtype 'bfloat16', only float32, float64; "
-            "fwcompare_port compares two models in it",
+            "dtype: present has no dtype 'bfloat16', only float32, float64",
         ),
         (
             ["--fwcompare-devices=cuda:3"],
@@ -282,7 +286,8 @@ def test_a_default_framework_that_is_missing_skips_with_the_reason(
         "a mode it lacks",
         "a mode it lacks, named",
         "no such device",
-        "a dtype of no reference",
+        "a dtype it lacks",
+        "a dtype it lacks, named",
         "no third device",
     ],
 )

@@ -52,7 +52,7 @@ def meant(value: Any) -> tuple[Any, bool]:
     except TypeError:  # random keys
         return value, True
     if is_narrow(array.dtype) and array.dtype.kind != "c":
-        return restore(array.astype(np.float32))
+        return restore(array.astype(np.float32), str(array.dtype))
     if is_narrow(array.dtype):
         return array.astype(np.complex128), False
     if array.dtype == np.float64 and array.ndim == 0:

@@ -24,6 +24,8 @@ from pytest_fwcompare.weights.transforms import (
 def _cell(layer: described.Recurrent, options: dict[str, Any]) -> Any:
     """The Keras layer of a cell."""
     shared = {
+        # TensorFlow has no orthogonal matrices in bfloat16, and they are filled anyhow.
+        "recurrent_initializer": "glorot_uniform",
         "units": layer.units,
         "use_bias": layer.use_bias,
         "return_sequences": layer.return_sequences,

@@ -12,12 +12,22 @@ from typing import TYPE_CHECKING, Any
 from pytest_fwcompare.backends.base import Backend, Built, Placement, Side
 from pytest_fwcompare.backends.numpy.models import NumpyFunction, NumpyNetwork, is_function
 from pytest_fwcompare.errors import FrameworkUnavailable
+from pytest_fwcompare.formats import DTYPES
 from pytest_fwcompare.weights.transforms import Identity
 
 if TYPE_CHECKING:
     from pytest_fwcompare.networks import Network
 
 __all__ = ["NumpyBackend", "NumpyFunction", "NumpyNetwork"]
+
+
+def working(dtype: str) -> str:
+    """What NumPy computes in where the others compute in `dtype`.
+
+    It has no bfloat16 and slow float16, and as the reference it need not be as coarse as what it
+    judges: it works in float32 wherever a dtype is narrower.
+    """
+    return "float64" if dtype == "float64" else "float32"
 
 
 class NumpyBackend(Backend):
@@ -28,7 +38,7 @@ class NumpyBackend(Backend):
     imports = ("numpy", "autograd")
     devices = ("cpu",)
     modes = ("eager",)
-    dtypes = ("float32", "float64")
+    dtypes = DTYPES
 
     def version(self) -> str:
         return version("numpy")
@@ -45,14 +55,14 @@ class NumpyBackend(Backend):
         if isinstance(model, NumpyNetwork):
             from pytest_fwcompare.backends.numpy.side import NetworkSide
 
-            return NetworkSide(model, dtype=dtype, own=own)
+            return NetworkSide(model, dtype=working(dtype), own=own)
         from pytest_fwcompare.backends.numpy.function import FunctionSide
 
         wrapped = model if isinstance(model, NumpyFunction) else NumpyFunction(model)
-        return FunctionSide(wrapped, dtype=dtype)
+        return FunctionSide(wrapped, dtype=working(dtype))
 
     def build(self, network: Network, *, dtype: str = "float32", device: str = "cpu") -> Built:
         if device != "cpu":
             raise FrameworkUnavailable(f"device {device!r} was asked for, but numpy has only cpu")
-        model = NumpyNetwork(network, dtype=dtype)
+        model = NumpyNetwork(network, dtype=working(dtype))
         return Built(model, tuple(Placement(name, (name,), Identity()) for name in model.weights))

@@ -131,7 +131,7 @@ class Float64Mode(TorchFunctionMode):  # type: ignore[misc]
             return tensor.double()
         known = self._lifted.get(id(tensor))
         if known is None or known[0] is not tensor or known[1] != tensor._version:
-            values, exact = restore(tensor.detach().float().cpu().numpy())
+            values, exact = restore(tensor.detach().float().cpu().numpy(), short(tensor.dtype))
             if not exact:
                 self.note_rounded(tuple(tensor.shape), operation)
             lifted = torch.from_numpy(np.array(values)).to(tensor.device)
