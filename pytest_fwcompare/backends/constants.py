@@ -56,8 +56,8 @@ def named_constants() -> list[float]:
     ]
 
 
-TANH_GELU = 0.044715
-"""Hendrycks and Gimpel 2016, section 2; in sixteen bits it looks like shorter decimals."""
+GELU = (0.044715, math.sqrt(0.5), math.sqrt(2 / math.pi))
+"""Hendrycks and Gimpel 2016, section 2; in sixteen bits they look like decimals of few digits."""
 
 
 @cache
@@ -113,7 +113,7 @@ def _restore_short(given: Array, dtype: str) -> tuple[Array, bool]:
         return given, True
     decimals = [float(f"{number:.{digits}e}") for digits in range(FEW[dtype] + 1)]
     named = (math.copysign(constant, number) for constant in named_constants())
-    for candidate in (TANH_GELU, *decimals[:-1], *named, decimals[-1]):
+    for candidate in (*GELU, *decimals[:-1], *named, decimals[-1]):
         if float(representable(np.asarray(candidate), dtype)) == number:
             return np.full(given.shape, candidate), True
     return given, False
