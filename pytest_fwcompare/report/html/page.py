@@ -1,0 +1,183 @@
+"""What stands on the page, put together from the results; the template lays it out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, NamedTuple
+
+from pytest_fwcompare import __version__
+from pytest_fwcompare.recording import SEVERITY, Result, badness
+from pytest_fwcompare.records import Comparison
+from pytest_fwcompare.report.facts import Fact, facts, fastest, versions
+from pytest_fwcompare.report.html import tables
+from pytest_fwcompare.report.html.figures import Figure, figures
+from pytest_fwcompare.report.html.tables import Cell, Table
+from pytest_fwcompare.report.text import example_values, headline
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+MOST_CHARTED = 100
+"""Comparisons whose charts are drawn; a thousand would make a page that no browser likes."""
+
+MEANINGS = {
+    "equivalent": "the same function, and as accurate as rounding allows",
+    "subgradient": "differs only where the function has no derivative",
+    "precision": "the same function, computed less accurately than the dtype allows",
+    "nonfinite": "NaN or infinity on one side only",
+    "semantic": "another function",
+    "error": "could not be compared",
+}
+
+
+class Case(NamedTuple):
+    """One comparison on the page.
+
+    Attributes:
+        anchor: of its section.
+        title: the test, with the number of the comparison where the test makes several.
+        example: the smallest input that shows the verdict, as lines; empty after a pass.
+        charted: whether its charts were drawn.
+    """
+
+    anchor: str
+    title: str
+    result: Result
+    comparison: Comparison
+    headline: str
+    facts: tuple[Fact, ...]
+    notices: tuple[str, ...]
+    example: tuple[str, ...]
+    figures: tuple[Figure, ...]
+    tables: tuple[Table, ...]
+    charted: bool
+
+
+def run_to_html(results: Sequence[Result]) -> str:
+    """The page: an overview and a section for each comparison, the worst first.
+
+    All text is escaped by the template; the SVG of the charts is the only markup put in.
+    """
+    ordered = sorted(results, key=lambda result: badness(result.comparison), reverse=True)
+    best = fastest(results)
+    cases = [case(place, result, best) for place, result in enumerate(ordered, start=1)]
+    counts = Counter(result.comparison.verdict for result in results)
+    return template().render(
+        version=__version__,
+        title=title(results),
+        counts=[(word, counts[word], MEANINGS[word]) for word in reversed(SEVERITY)],
+        frameworks=frameworks(results),
+        overview=overview(cases, best),
+        cases=cases,
+        style=files(__package__).joinpath("style.css").read_text(encoding="utf-8"),
+    )
+
+
+@cache
+def template() -> Template:
+    """The page's template; everything that it is given is escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    made = Environment(
+        loader=PackageLoader("pytest_fwcompare.report.html", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return made.get_template("page.html.j2")
+
+
+def title(results: Sequence[Result]) -> str:
+    """How it went, in a sentence."""
+    held = sum(result.comparison.passed for result in results)
+    if not results:
+        return "No comparison was made"
+    if len(results) == 1:
+        return "The comparison holds" if held else "The comparison does not hold"
+    if held == len(results):
+        return f"All {held} comparisons hold"
+    return f"{len(results) - held} of {len(results)} comparisons do not hold"
+
+
+def frameworks(results: Sequence[Result]) -> list[str]:
+    """Names and versions of every framework that took part; all versions, should they differ."""
+    found: dict[str, None] = {}
+    for result in results:
+        for name, version in versions(result.comparison.environment).items():
+            found[f"{name} {version}"] = None
+    return sorted(found)
+
+
+def case(place: int, result: Result, best: dict[tuple[str, int], float]) -> Case:
+    """One comparison; `place` counts from the worst."""
+    made = result.comparison
+    fast = best.get((result.group, result.index), float("nan"))
+    charted = place <= MOST_CHARTED
+    drawn = tuple(figures(made, fast)) if charted else ()
+    told = tuple(facts(made))
+    worst = made.examples.worst
+    shown = worst is not None and made.verdict != "equivalent"
+    lists: list[Table] = []
+    if not charted:
+        lists += [
+            tables.depth(made),
+            tables.tensors(made),
+            tables.examples(made),
+            tables.timings(made, fast),
+        ]
+    lists += [tables.controls(made), tables.weights(made), tables.environment(made.environment)]
+    return Case(
+        anchor=f"case-{place}",
+        title=result.test if result.index == 1 else f"{result.test} #{result.index}",
+        result=result,
+        comparison=made,
+        headline=headline(made),
+        facts=tuple(fact for fact in told if fact.label != "Notice"),
+        notices=made.notices,
+        example=(worst.description, *example_values(worst)) if worst and shown else (),
+        figures=drawn,
+        tables=tables.without_empty(lists),
+        charted=charted,
+    )
+
+
+def overview(cases: Sequence[Case], best: dict[tuple[str, int], float]) -> Table:
+    """A row for each comparison; its first cell is a link to the section of the same place."""
+    headings = (
+        "Test",
+        "Reference",
+        "Port",
+        "Verdict",
+        "Gap",
+        "Noise",
+        "Sensitivity",
+        "Forward",
+        "Backward",
+        "Ratio",
+    )
+    return Table("Comparisons, the worst first", headings, tuple(_row(c, best) for c in cases))
+
+
+def _row(found: Case, best: dict[tuple[str, int], float]) -> tuple[Cell, ...]:
+    made = found.comparison
+    timing = next((t for t in made.timings if t.framework == made.port), None)
+    empty = tables.measured(None)
+    speed: tuple[Cell, ...] = (empty, empty, empty)
+    if timing is not None:
+        row = tables.timing_row(timing, best[found.result.group, found.result.index])
+        speed = (row[1], row[3], row[6])
+    controls = made.controls
+    return (
+        Cell(found.title),
+        Cell(made.reference),
+        Cell(made.port),
+        Cell(made.verdict, kind="verdict"),
+        tables.measured(made.gap),
+        tables.measured(made.noise),
+        Cell(f"{controls.caught} of {len(controls.tried)}" if controls.tried else ""),
+        *speed,
+    )

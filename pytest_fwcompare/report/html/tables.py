@@ -1,0 +1,226 @@
+"""Tables of the page: text for people, and the exact figure beside it for machines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from pytest_fwcompare.records import Comparison, Timing
+from pytest_fwcompare.report.facts import total
+from pytest_fwcompare.report.numbers import figure, number, seconds, size, times
+
+
+class Cell(NamedTuple):
+    """What a cell shows.
+
+    Attributes:
+        exact: the figure with all its digits; "" where the text is all there is.
+        kind: "text", "number", "name" (of a tensor or module) or "verdict".
+    """
+
+    text: str
+    exact: str = ""
+    kind: str = "text"
+
+
+class Table(NamedTuple):
+    """A table with its caption; the first cell of each row is its heading.
+
+    Attributes:
+        numbers: columns, counted from 0, that hold figures.
+        open: whether it is seen without being asked for.
+    """
+
+    caption: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    open: bool = False
+
+    @property
+    def numbers(self) -> frozenset[int]:
+        """Columns, counted from 0, that hold figures."""
+        return frozenset(
+            place for row in self.rows for place, cell in enumerate(row) if cell.kind == "number"
+        )
+
+
+def name(text: str) -> Cell:
+    """A tensor, a parameter or a module."""
+    return Cell(text, kind="name")
+
+
+def measured(value: float | None, text: str | None = None) -> Cell:
+    """A figure; nothing where there is none."""
+    if value is None:
+        return Cell("", kind="number")
+    return Cell(figure(value) if text is None else text, repr(value), "number")
+
+
+def counted(value: int) -> Cell:
+    """A whole number."""
+    return Cell(f"{value:,}", str(value), "number")
+
+
+def tensors(comparison: Comparison) -> Table:
+    """Every compared tensor, in the order in which they were compared."""
+    rows = tuple(
+        (
+            name(row.name),
+            Cell(row.verdict, kind="verdict"),
+            measured(row.gap),
+            measured(row.reference_noise),
+            measured(row.port_noise),
+            measured(row.jitter),
+            measured(row.ulp, times(row.ulp)),
+            Cell(f"[{', '.join(map(str, row.index))}]" if row.index else ""),
+            measured(row.expected, number(row.expected)),
+            measured(row.obtained, number(row.obtained)),
+            counted(row.example),
+        )
+        for row in comparison.tensors
+    )
+    headings = (
+        "Tensor",
+        "Verdict",
+        "Gap",
+        "Noise, reference",
+        "Noise, port",
+        "Explained by rounding",
+        "ULP",
+        "Worst at",
+        "Expected",
+        "Obtained",
+        "Example",
+    )
+    return Table("Compared tensors", headings, rows)
+
+
+def depth(comparison: Comparison) -> Table:
+    """The reference's modules in data-flow order, and where the port departs."""
+    rows = tuple(
+        (
+            name(row.path or "(code between modules)"),
+            Cell(row.kind),
+            Cell(row.status),
+            name(row.port_path or ""),
+            measured(row.gap),
+            measured(row.backward_gap),
+        )
+        for row in comparison.depth
+    )
+    headings = ("Module of the reference", "Kind", "Status", "In the port", "Gap", "Backward gap")
+    return Table("Modules in the order of the data", headings, rows)
+
+
+def examples(comparison: Comparison) -> Table:
+    """The ratio of every example."""
+    rows = tuple(
+        (counted(place), measured(ratio)) for place, ratio in enumerate(comparison.examples.ratios)
+    )
+    return Table("Gap over what rounding explains", ("Example", "Ratio"), rows)
+
+
+def timings(comparison: Comparison, best: float) -> Table:
+    """Medians with quartiles, ratio to the fastest of the test, memory."""
+    rows = tuple(timing_row(timing, best) for timing in comparison.timings)
+    headings = (
+        "Framework",
+        "Forward",
+        "quartiles",
+        "Backward",
+        "quartiles",
+        "Rounds",
+        "Ratio",
+        "First call",
+        "Peak memory",
+        "Threads",
+        "Mode",
+        "Notes",
+    )
+    return Table("Timings", headings, rows, open=True)
+
+
+def timing_row(timing: Timing, best: float) -> tuple[Cell, ...]:
+    """One framework."""
+    notes = []
+    if timing.shared_machine:
+        notes.append("other workers used the machine")
+    if not timing.synchronised:
+        notes.append("calls returned before their work was done: the times mislead")
+    forward, backward = timing.forward, timing.backward
+    ratio = total(timing) / best if best > 0 else None
+    peak = timing.peak_bytes
+    return (
+        Cell(timing.framework),
+        measured(forward.median, seconds(forward.median)),
+        Cell(f"{seconds(forward.low)} to {seconds(forward.high)}"),
+        measured(backward.median, seconds(backward.median)) if backward else measured(None),
+        Cell(f"{seconds(backward.low)} to {seconds(backward.high)}" if backward else ""),
+        counted(forward.rounds),
+        measured(ratio, None if ratio is None else f"{ratio:.2f}"),
+        measured(timing.first_call_s, seconds(timing.first_call_s)),
+        measured(None) if peak is None else Cell(size(peak), str(peak), "number"),
+        counted(timing.threads),
+        Cell(f"{timing.mode}, {timing.device}"),
+        Cell("; ".join(notes)),
+    )
+
+
+def controls(comparison: Comparison) -> Table:
+    """The disturbances of the port after a pass."""
+    rows = tuple(
+        (
+            name(control.target),
+            measured(control.size),
+            Cell("yes" if control.noticed else "no"),
+            measured(control.ratio, times(control.ratio)),
+        )
+        for control in comparison.controls.tried
+    )
+    headings = ("Disturbed", "Relative size", "Noticed", "Gap over rounding")
+    return Table("Disturbances of the port, which the judge must notice", headings, rows)
+
+
+def weights(comparison: Comparison) -> Table:
+    """How the port's parameters were filled."""
+    rows = tuple(
+        (
+            name(row.port or "(nothing in the port)"),
+            name(", ".join(row.references)),
+            name(row.transform),
+            Cell(row.reason),
+        )
+        for row in comparison.weights
+    )
+    return Table(
+        "Weights: what each parameter of the port was filled with",
+        ("Parameter of the port", "From the reference's", "Transform", "Why"),
+        rows,
+    )
+
+
+def environment(known: Mapping[str, object]) -> Table:
+    """Versions, device, threads and flags of each framework."""
+    rows = tuple(
+        (Cell(framework), name(key), name(str(value)))
+        for framework, facts in known.items()
+        for key, value in _flat(facts)
+    )
+    return Table("Environment", ("Framework", "Fact", "Value"), rows)
+
+
+def _flat(facts: object, before: str = "") -> Iterable[tuple[str, object]]:
+    if not isinstance(facts, Mapping):
+        yield before, facts
+        return
+    for key, value in facts.items():
+        place = f"{before}.{key}" if before else str(key)
+        if isinstance(value, Mapping):
+            yield from _flat(value, place)
+        else:
+            yield place, value
+
+
+def without_empty(found: Sequence[Table]) -> tuple[Table, ...]:
+    """The tables that have rows."""
+    return tuple(table for table in found if table.rows)
