@@ -55,7 +55,11 @@ def conclude(blank: Comparison, pair: Pair, request: Request, story: Story) -> C
         gap=max((row.gap for row in compared), default=0.0),
         noise=max((row.port_noise for row in compared), default=0.0),
         tensors=rows,
-        examples=Examples(len(story.tally.findings), record_of(pair, worst)),
+        examples=Examples(
+            len(story.tally.findings),
+            record_of(pair, worst),
+            tuple(finding.ratio for finding in story.tally.findings),
+        ),
         weights=pair.mapping.rows() if pair.mapping is not None else (),
         controls=controls_after(pair, story, verdict),
         notices=tuple({**story.notices, **dict.fromkeys(found.notices), **leak_notices(pair)}),

@@ -182,7 +182,7 @@ class Collector:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:
-        paths = self._config.stash[SETTINGS].reports
+        paths = self._config.stash[SETTINGS].report.paths
         if paths and not self._config.option.collectonly:
             from pytest_fwcompare.report.files import write
 
@@ -199,5 +199,5 @@ class Collector:
         width = terminalreporter._tw.fullwidth if terminalreporter.isatty else LOG_WIDTH
         for line in table(self.results(), width):
             terminalreporter.write_line(line)
-        for path in self._config.stash[SETTINGS].reports:
+        for path in self._config.stash[SETTINGS].report.paths:
             terminalreporter.write_line(f"report: {path}")

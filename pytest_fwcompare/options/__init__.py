@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_fwcompare.errors import UsageError
 from pytest_fwcompare.formats import DTYPES
+from pytest_fwcompare.options import report
 from pytest_fwcompare.options.axes import (
     AXES,
     DEFAULTS,
@@ -25,6 +26,7 @@ from pytest_fwcompare.options.axes import (
     marker_values,
 )
 from pytest_fwcompare.options.given import base, check_count, flag, given, split
+from pytest_fwcompare.options.report import Reports
 
 if TYPE_CHECKING:
     import pytest
@@ -43,7 +45,6 @@ __all__ = [
 
 VERDICTS = ("equivalent", "semantic", "precision", "subgradient", "nonfinite", "error")
 FAIL_ON = ("semantic", "precision", "nonfinite", "error")
-REPORTS = (".json", ".md")
 
 
 class Settings(NamedTuple):
@@ -55,7 +56,7 @@ class Settings(NamedTuple):
         examples: generated examples a comparison; None leaves it to `compare`.
         examples_forced: True if the command line gave them, so that no marker changes them.
         timings: False under `--fwcompare-no-timings`.
-        reports: files to write, suffixes already checked.
+        report: files and event files to write.
         fail_on: verdicts that fail a test.
         command: the options given on the command line, to be repeated when replaying.
         repro: folder under which each failing comparison writes a script that shows it.
@@ -65,7 +66,7 @@ class Settings(NamedTuple):
     axes: Mapping[str, Choice]
     examples: int | None
     timings: bool
-    reports: tuple[Path, ...]
+    report: Reports
     fail_on: tuple[str, ...]
     command: tuple[str, ...] = ()
     examples_forced: bool = False
@@ -99,9 +100,7 @@ def add_options(parser: pytest.Parser) -> None:
         help="Do not time the frameworks.",
     )
     parser.addini("fwcompare_no_timings", "Do not time.", type="bool", default=False)
-    text = f"Write a report ({', '.join(REPORTS)}); repeatable."
-    group.addoption("--fwcompare-report", metavar="PATH", action="append", default=None, help=text)
-    parser.addini("fwcompare_report", text, type="linelist", default=[])
+    report.add(group, parser)
     text = "Write a folder with a standalone script for each failing comparison."
     group.addoption("--fwcompare-repro", metavar="DIR", default=None, help=text)
     parser.addini("fwcompare_repro", text, default=None)
@@ -121,7 +120,7 @@ def read_settings(config: pytest.Config) -> Settings:
         axes=axes,
         examples=None if raw is None else check_count(raw, source),
         timings=not flag(config, "fwcompare_no_timings"),
-        reports=_reports(config),
+        report=report.read(config),
         fail_on=FAIL_ON if fail_on is None else _verdicts(fail_on, fail_source),
         command=_command(config),
         examples_forced=source.startswith("--"),
@@ -147,25 +146,6 @@ def _verdicts(raw: object, source: str) -> tuple[str, ...]:
                 f"{', '.join(VERDICTS[1:])}"
             )
     return values
-
-
-def _reports(config: pytest.Config) -> tuple[Path, ...]:
-    """Paths from the command line are relative to where it was typed, others to the ini file."""
-    cli = config.getoption("fwcompare_report")
-    source = "--fwcompare-report" if cli is not None else "ini fwcompare_report"
-    names = cli if cli is not None else config.getini("fwcompare_report")
-    paths = []
-    for name in names:
-        path = base(config, source) / name
-        if path.suffix not in REPORTS:
-            raise UsageError(
-                f"{source}={name}: unsupported suffix {path.suffix!r}; reports are written as "
-                f"{', '.join(REPORTS)}"
-            )
-        if path.is_dir():
-            raise UsageError(f"{source}={name}: expected a file, this is a folder")
-        paths.append(path)
-    return tuple(paths)
 
 
 def _repro(config: pytest.Config) -> Path | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from pytest_fwcompare.recording import Result
-from pytest_fwcompare.records import Comparison, Controls, Timing
-from pytest_fwcompare.report.numbers import figure
+from pytest_fwcompare.recording import Result, badness
+from pytest_fwcompare.records import Comparison, Controls, Drift, Timing
+from pytest_fwcompare.report.numbers import figure, times
 from pytest_fwcompare.report.text import place, tensor_sentences, worst_tensor
 
 MOST_NAMES = 8
@@ -21,7 +22,7 @@ class Fact(NamedTuple):
 
 
 def facts(comparison: Comparison) -> Iterator[Fact]:
-    """Place, cause, evidence, what was compared, the worst case, sensitivity, notices, versions."""
+    """Place, cause, evidence, what was compared, worst case, sensitivity, notices, versions."""
     if where := place(comparison):
         yield Fact("Where", "; ".join(where))
     if comparison.cause is not None:
@@ -33,10 +34,102 @@ def facts(comparison: Comparison) -> Iterator[Fact]:
     if row is not None:
         yield Fact("Worst", "; ".join(tensor_sentences(row, comparison)))
     yield from sensitivity(comparison.controls)
+    if comparison.drift is not None:
+        yield from drift_facts(comparison.drift)
     for notice in comparison.notices:
         yield Fact("Notice", notice)
     if found := versions(comparison.environment):
         yield Fact("Versions", ", ".join(f"{name} {version}" for name, version in found.items()))
+
+
+def title(results: Sequence[Result]) -> str:
+    """How it went, in a sentence."""
+    held = sum(result.comparison.passed for result in results)
+    if not results:
+        return "No comparison was made"
+    if len(results) == 1:
+        return "The comparison holds" if held else "The comparison does not hold"
+    if held == len(results):
+        return f"All {held} comparisons hold"
+    return f"{len(results) - held} of {len(results)} comparisons do not hold"
+
+
+def run_facts(results: Sequence[Result]) -> Iterator[Fact]:
+    """The same of a whole run: how much was compared, the worst case, what is not covered."""
+    made = [result.comparison for result in results]
+    if not made:
+        return
+    tensors = sum(len(comparison.tensors) for comparison in made)
+    examples = sum(comparison.examples.count for comparison in made)
+    yield Fact("Compared", f"{len(made)} comparisons, {tensors} tensors, {examples} examples")
+    worst = max(results, key=lambda result: badness(result.comparison))
+    yield Fact(
+        "Worst",
+        f"{name_of(worst)}: {worst.comparison.verdict}, gap {figure(worst.comparison.gap)}, "
+        f"noise {figure(worst.comparison.noise)}",
+    )
+    tried = [comparison for comparison in made if comparison.controls.tried]
+    if tried:
+        caught = sum(comparison.controls.caught for comparison in tried)
+        total_tried = sum(len(comparison.controls.tried) for comparison in tried)
+        yield Fact(
+            "Sensitivity",
+            f"{caught} of {total_tried} disturbances noticed, in {len(tried)} comparisons",
+        )
+    blind = [result for result in results if result.comparison.controls.uncovered]
+    for result in blind:
+        yield Fact("Not covered", f"{uncovered(result.comparison.controls)} ({name_of(result)})")
+    drifts = [comparison.drift for comparison in made if comparison.drift is not None]
+    if drifts:
+        count = sum(drift.drifted for drift in drifts)
+        yield Fact("Drift", f"{count} of {len(drifts)} moved against the baseline")
+    if found := framework_versions(results):
+        yield Fact("Versions", ", ".join(found))
+
+
+def name_of(result: Result) -> str:
+    """The test, with the number of the comparison where it makes several."""
+    return result.test if result.index == 1 else f"{result.test} #{result.index}"
+
+
+def framework_versions(results: Iterable[Result]) -> list[str]:
+    """Names and versions of every framework that took part; all versions, should they differ."""
+    found: dict[str, None] = {}
+    for result in results:
+        for name, version in versions(result.comparison.environment).items():
+            found[f"{name} {version}"] = None
+    return sorted(found)
+
+
+def command(results: Sequence[Result]) -> str:
+    """The command that runs all tests of these results again; "" if no result says how.
+
+    A comparison's own command ends with its test; the files of all tests take its place.
+    """
+    for result in results:
+        words = shlex.split(result.comparison.replay.partition("\n")[0])
+        if words[:1] == ["pytest"] and words[-1] == result.test:
+            files = dict.fromkeys(other.test.partition("::")[0] for other in results)
+            return shlex.join([*words[:-1], *files])
+    return ""
+
+
+def drift_facts(drift: Drift) -> Iterator[Fact]:
+    """How the case changed against its baseline, and whose doing it was."""
+    if drift.verdict is None:
+        yield Fact("Drift", "the baseline has no such case")
+        return
+    moved = [change for change in drift.changes if change.times > drift.limit]
+    if not moved:
+        yield Fact("Drift", f"no figure moved by more than {drift.limit:g} times")
+    for change in moved[:MOST_NAMES]:
+        yield Fact("Drift", f"{change.figure}: {change.text} ({times(change.times)} times)")
+    if len(moved) > MOST_NAMES:
+        yield Fact("Drift", f"and {len(moved) - MOST_NAMES} more figures")
+    if drift.whose:
+        yield Fact("Whose doing", drift.whose)
+    for name, values in drift.versions.items():
+        yield Fact("Changed since", f"{name}: {' -> '.join(values)}")
 
 
 def compared(comparison: Comparison) -> str:
@@ -57,9 +150,14 @@ def sensitivity(controls: Controls) -> Iterator[Fact]:
             f"{controls.caught} of {len(controls.tried)} disturbances noticed{smallest}",
         )
     if controls.uncovered:
-        names = ", ".join(controls.uncovered[:MOST_NAMES])
-        more = len(controls.uncovered) - MOST_NAMES
-        yield Fact("Not covered", f"{names}{f' and {more} more' if more > 0 else ''}")
+        yield Fact("Not covered", uncovered(controls))
+
+
+def uncovered(controls: Controls) -> str:
+    """Names of parameters whose change nothing notices, the first few."""
+    more = len(controls.uncovered) - MOST_NAMES
+    names = ", ".join(controls.uncovered[:MOST_NAMES])
+    return f"{names}{f' and {more} more' if more > 0 else ''}"
 
 
 def versions(environment: Mapping[str, object]) -> dict[str, str]:
@@ -77,7 +175,7 @@ def total(timing: Timing) -> float:
 
 
 def fastest(results: Iterable[Result]) -> dict[tuple[str, int], float]:
-    """Seconds of the fastest framework in each comparison of each test, all frameworks together."""
+    """Seconds of the fastest framework in each comparison of each test."""
     best: dict[tuple[str, int], float] = {}
     for result in results:
         for timing in result.comparison.timings:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_fwcompare.errors import UsageError
+from pytest_fwcompare.options.report import SUFFIXES
 from pytest_fwcompare.recording import Result
 
 
@@ -25,7 +26,13 @@ def render(suffix: str, results: Sequence[Result]) -> str:
         from pytest_fwcompare.report.markdown import run_to_markdown
 
         return run_to_markdown(results)
-    raise UsageError(f"report: unsupported suffix {suffix!r}; reports are written as .json, .md")
+    if suffix == ".html":
+        from pytest_fwcompare.report.html import run_to_html
+
+        return run_to_html(results)
+    raise UsageError(
+        f"report: unsupported suffix {suffix!r}; reports are written as {', '.join(SUFFIXES)}"
+    )
 
 
 def write(path: Path, results: Sequence[Result]) -> None:

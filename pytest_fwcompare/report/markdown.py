@@ -3,39 +3,64 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from pytest_fwcompare.recording import Result, badness
 from pytest_fwcompare.records import Comparison
+from pytest_fwcompare.report.facts import Fact, command, facts, name_of, run_facts, title
 from pytest_fwcompare.report.numbers import figure, seconds
-from pytest_fwcompare.report.text import headline, place, tensor_sentences, worst_tensor
+from pytest_fwcompare.report.text import headline
 
-MOST_NAMES = 8
+MOST_CARDS = 10
+"""Failing comparisons that have a card of their own."""
 
 
 def card(comparison: Comparison, test: str = "") -> str:
     """One comparison: verdict, what was compared, worst case, coverage, versions, command."""
     lines = [f"### {escape(test or f'{comparison.reference} to {comparison.port}')}", ""]
     lines += [f"**{escape(headline(comparison))}**", ""]
-    lines += [f"- {line}" for line in _facts(comparison)]
-    if comparison.replay:
-        lines += ["", "```", *comparison.replay.splitlines(), "```"]
+    if comparison.message:
+        lines.append(f"- {escape(comparison.message)}")
+    lines += _listed(facts(comparison))
+    lines += _fenced(comparison.replay)
     return "\n".join(lines) + "\n"
 
 
 def run_to_markdown(results: Sequence[Result]) -> str:
-    """A table of all comparisons, and a card for each that is not simply equivalent.
+    """How the run went, a table of all comparisons, and a card for each that does not hold.
 
-    With one comparison its card is all there is to read.
+    With one comparison its card is all there is to read. Of many that fail, the worst have cards:
+    the page is meant to be read.
     """
     ordered = sorted(results, key=lambda result: badness(result.comparison), reverse=True)
     lines = ["# Equivalence card", ""]
-    if len(ordered) != 1:
-        lines += list(_table(ordered)) if ordered else ["No comparison was made."]
+    if len(ordered) == 1:
+        shown = ordered
+    else:
+        lines += [f"**{title(results)}**", ""]
+        if ordered:
+            lines += [*_listed(run_facts(results)), "", *_table(ordered)]
+            lines += _fenced(command(results))
         lines.append("")
-    shown = ordered if len(ordered) == 1 else [r for r in ordered if not r.comparison.passed]
-    lines += [card(result.comparison, result.test) for result in shown]
+        failed = [result for result in ordered if not result.comparison.passed]
+        shown = failed[:MOST_CARDS]
+        if len(failed) > len(shown):
+            lines += [f"The {MOST_CARDS} worst of {len(failed)} that do not hold:", ""]
+    lines += [card(result.comparison, name_of(result)) for result in shown]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _listed(found: Iterable[Fact]) -> list[str]:
+    return [f"- {fact.label}: {escape(fact.text)}" for fact in found]
+
+
+def _fenced(code: str) -> list[str]:
+    """A block of code, with a fence that nothing in it closes."""
+    if not code:
+        return []
+    longest = max((len(run) for run in re.findall("`+", code)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return ["", fence, *code.splitlines(), fence]
 
 
 def escape(text: str) -> str:
@@ -51,7 +76,7 @@ def _table(results: Iterable[Result]) -> Iterator[str]:
         comparison = result.comparison
         timing = {t.framework: t for t in comparison.timings}.get(comparison.port)
         cells = [
-            escape(result.test),
+            escape(name_of(result)),
             escape(comparison.port),
             comparison.verdict,
             figure(comparison.gap),
@@ -60,45 +85,3 @@ def _table(results: Iterable[Result]) -> Iterator[str]:
             seconds(timing.backward.median) if timing and timing.backward else "",
         ]
         yield f"| {' | '.join(cells)} |"
-
-
-def _facts(comparison: Comparison) -> Iterator[str]:
-    if comparison.message:
-        yield escape(comparison.message)
-    if where := place(comparison):
-        yield f"Where: {escape('; '.join(where))}"
-    if comparison.cause is not None:
-        yield f"Cause: {escape(comparison.cause)}"
-    for sentence in comparison.evidence:
-        yield f"Evidence: {escape(sentence)}"
-    yield (
-        f"Compared: {len(comparison.tensors)} tensors ({', '.join(comparison.checks)}), "
-        f"{comparison.examples.count} examples, seed {comparison.seed}"
-    )
-    row = worst_tensor(comparison)
-    if row is not None:
-        yield f"Worst: {escape('; '.join(tensor_sentences(row, comparison)))}"
-    controls = comparison.controls
-    if controls.tried:
-        noticed = [control.size for control in controls.tried if control.noticed]
-        smallest = f", the smallest of relative size {figure(min(noticed))}" if noticed else ""
-        yield (
-            f"Sensitivity: {controls.caught} of {len(controls.tried)} disturbances "
-            f"noticed{smallest}"
-        )
-    if controls.uncovered:
-        names = ", ".join(controls.uncovered[:MOST_NAMES])
-        more = len(controls.uncovered) - MOST_NAMES
-        yield f"Not covered: {escape(names)}{f' and {more} more' if more > 0 else ''}"
-    for notice in comparison.notices:
-        yield f"Notice: {escape(notice)}"
-    if versions := _versions(comparison.environment):
-        yield f"Versions: {escape(versions)}"
-
-
-def _versions(environment: Mapping[str, object]) -> str:
-    found = []
-    for name, facts in environment.items():
-        if isinstance(facts, Mapping) and "version" in facts:
-            found.append(f"{name} {facts['version']}")
-    return ", ".join(found)

@@ -9,6 +9,7 @@ from pytest_fwcompare.options import Settings
 from pytest_fwcompare.options.axes import default_frameworks
 from pytest_fwcompare.recording import Result
 from pytest_fwcompare.records import Comparison, Timing
+from pytest_fwcompare.report.facts import fastest, total
 from pytest_fwcompare.report.numbers import figure, seconds
 
 HEADINGS = ("test", "framework", "verdict", "gap", "noise", "forward", "backward", "ratio")
@@ -111,15 +112,11 @@ def shortened(test: str, width: int) -> str:
 
 
 def _rows(results: Sequence[Result]) -> Iterable[tuple[str, ...]]:
-    fastest: dict[tuple[str, int], float] = {}
-    for result in results:
-        for timing in result.comparison.timings:
-            key = (result.group, result.index)
-            fastest[key] = min(total(timing), fastest.get(key, float("inf")))
+    quickest = fastest(results)
     shown: set[tuple[str, int, str]] = set()
     for result in results:
         comparison = result.comparison
-        best = fastest.get((result.group, result.index), float("nan"))
+        best = quickest.get((result.group, result.index), float("nan"))
         timings = {timing.framework: timing for timing in comparison.timings}
         reference = (result.group, result.index, comparison.reference)
         if comparison.reference in timings and reference not in shown:
@@ -141,11 +138,6 @@ def _rows(results: Sequence[Result]) -> Iterable[tuple[str, ...]]:
 def _name(result: Result) -> tuple[str]:
     """Without the framework, which has a column of its own."""
     return (result.group if result.index == 1 else f"{result.group} #{result.index}",)
-
-
-def total(timing: Timing) -> float:
-    """Seconds of one forward and backward pass."""
-    return timing.forward.median + (timing.backward.median if timing.backward else 0.0)
 
 
 def _times(timing: Timing | None, best: float) -> tuple[str, str, str]:

@@ -51,11 +51,11 @@ OPTIONS = {
     ),
     "report of an unknown kind": (
         "--fwcompare-report=out.pdf",
-        "--fwcompare-report=out.pdf: unsupported suffix '.pdf'; reports are written as .json, .md",
+        "--fwcompare-report=out.pdf: unsupported suffix '.pdf'; reports are written as .json, .html, .md",
     ),
     "report without a suffix": (
         "--fwcompare-report=out",
-        "--fwcompare-report=out: unsupported suffix ''; reports are written as .json, .md",
+        "--fwcompare-report=out: unsupported suffix ''; reports are written as .json, .html, .md",
     ),
     "report that is a folder": (
         "--fwcompare-report=folder.json",

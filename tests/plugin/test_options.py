@@ -35,10 +35,20 @@ def test_help_names_every_option_and_ini_twin(pytester: pytest.Pytester) -> None
             "  --fwcompare-fail-on=VERDICTS",
             "  --fwcompare-no-timings",
             "  --fwcompare-report=PATH",
+            "  --fwcompare-tensorboard=DIR",
             "  --fwcompare-repro=DIR*",
         ]
     )
-    for name in ("frameworks", "devices", "dtypes", "modes", "examples", "fail_on", "report"):
+    for name in (
+        "frameworks",
+        "devices",
+        "dtypes",
+        "modes",
+        "examples",
+        "fail_on",
+        "report",
+        "tensorboard",
+    ):
         result.stdout.fnmatch_lines([f"  fwcompare_{name} (*"])
     result.stdout.fnmatch_lines(["  fwcompare (bool):*"])
     result.stdout.fnmatch_lines(["  fwcompare_no_timings (bool):*"])

@@ -25,6 +25,9 @@ STEP = 19
 """Height of a row of a chart whose rows have names."""
 
 NAME_LIMIT = 280
+STEM: Spec = {"type": "rule", "strokeWidth": 2, "opacity": 0.45, "aria": False}
+"""A line that only leads to what it carries, so that it is not described."""
+
 MOST_TICKS = 7
 
 CONFIG: Spec = {
@@ -143,7 +146,7 @@ def palette(names: Iterable[str], known: Mapping[str, tuple[str, str]]) -> Spec:
 
 
 def named_rows(names: Sequence[str]) -> Spec:
-    """The vertical axis of a chart with a named row each, in the given order from top to bottom."""
+    """The vertical axis of a chart whose rows have names, from top to bottom."""
     return {
         "field": "place",
         "type": "ordinal",
@@ -213,7 +216,7 @@ def lollipops(rows: Sequence[Row], names: Sequence[str], panels: Sequence[str]) 
             "x": {"field": "value", "type": "quantitative", "title": None, **above(channel)},
         }
         stem: Spec = {
-            "mark": {"type": "rule", "strokeWidth": 2, "opacity": 0.45, "aria": False},
+            "mark": STEM,
             "encoding": {**shared, "x2": {"field": "floor"}, "color": colours["color"]},
         }
         head: Spec = {
@@ -270,7 +273,7 @@ def columns_over_examples(rows: Sequence[Row], limit: float, limit_text: str) ->
         "layer": [
             {
                 "data": {"values": values},
-                "mark": {"type": "rule", "strokeWidth": 2, "opacity": 0.45, "aria": False},
+                "mark": STEM,
                 "encoding": {"x": x, "y": y, "y2": {"field": "floor"}, "color": colour},
             },
             {
@@ -338,7 +341,7 @@ def spans(rows: Sequence[Row], names: Sequence[str], panels: Mapping[str, str]) 
         if any(row["high"] > row["low"] for row in values):
             layers.append(
                 {
-                    "mark": {"type": "rule", "strokeWidth": 2, "color": "var(--text)", "aria": False},
+                    "mark": {**STEM, "opacity": 1, "color": "var(--text)"},
                     "encoding": {"y": y, "x": {**x, "field": "low"}, "x2": {"field": "high"}},
                 }
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pytest_fwcompare.judge.verdict import SEMANTIC_FACTOR
 from pytest_fwcompare.records import Comparison, TensorRow, Timing
@@ -66,8 +66,8 @@ def depth_figure(comparison: Comparison) -> Figure | None:
     kept, note = largest(
         known, lambda item: max(item[1].gap or 0.0, item[1].backward_gap or 0.0), "modules"
     )
-    names = [row.path or "(code between modules)" for _, row in kept]
-    rows = [
+    names = [row.path or "(the root's own code)" for _, row in kept]
+    rows: list[dict[str, Any]] = [
         {
             "place": place,
             "panel": panel,
@@ -105,7 +105,7 @@ def tensor_figure(comparison: Comparison) -> Figure | None:
         return None
     kept, note = largest(list(enumerate(comparison.tensors)), lambda item: item[1].gap, "tensors")
     names = [row.name for _, row in kept]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "place": place,
             "value": value,
@@ -173,9 +173,7 @@ def example_figure(comparison: Comparison) -> Figure | None:
 def timing_figure(comparison: Comparison, best: float) -> Figure:
     """Medians and quartiles of forward and backward, and peak memory where it was measured."""
     names = [timing.framework for timing in comparison.timings]
-    rows = [
-        row for place, timing in enumerate(comparison.timings) for row in timing_bars(place, timing)
-    ]
+    rows = [bar for place, timing in enumerate(comparison.timings) for bar in bars(place, timing)]
     titles = {
         "forward": "forward, ms",
         "backward": "backward, ms",
@@ -196,7 +194,7 @@ def timing_figure(comparison: Comparison, best: float) -> Figure:
     )
 
 
-def timing_bars(place: int, timing: Timing) -> Iterator[dict[str, object]]:
+def bars(place: int, timing: Timing) -> Iterator[dict[str, object]]:
     """One bar a quantity."""
     for panel, spread in (("forward", timing.forward), ("backward", timing.backward)):
         if spread is not None:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_fwcompare import __version__
 from pytest_fwcompare.recording import SEVERITY, Result, badness
-from pytest_fwcompare.records import Comparison
-from pytest_fwcompare.report.facts import Fact, facts, fastest, versions
+from pytest_fwcompare.records import Comparison, Drift
+from pytest_fwcompare.report.facts import Fact, command, facts, fastest, name_of, run_facts, title
 from pytest_fwcompare.report.html import tables
 from pytest_fwcompare.report.html.figures import Figure, figures
 from pytest_fwcompare.report.html.tables import Cell, Table
+from pytest_fwcompare.report.numbers import times
 from pytest_fwcompare.report.text import example_values, headline
 
 if TYPE_CHECKING:
@@ -64,12 +65,13 @@ def run_to_html(results: Sequence[Result]) -> str:
     ordered = sorted(results, key=lambda result: badness(result.comparison), reverse=True)
     best = fastest(results)
     cases = [case(place, result, best) for place, result in enumerate(ordered, start=1)]
-    counts = Counter(result.comparison.verdict for result in results)
+    counts: Counter[str] = Counter(result.comparison.verdict for result in results)
     return template().render(
         version=__version__,
         title=title(results),
         counts=[(word, counts[word], MEANINGS[word]) for word in reversed(SEVERITY)],
-        frameworks=frameworks(results),
+        facts=list(run_facts(results)) if len(results) > 1 else [],
+        command=command(results) if len(results) > 1 else "",
         overview=overview(cases, best),
         cases=cases,
         style=files(__package__).joinpath("style.css").read_text(encoding="utf-8"),
@@ -91,27 +93,6 @@ def template() -> Template:
     return made.get_template("page.html.j2")
 
 
-def title(results: Sequence[Result]) -> str:
-    """How it went, in a sentence."""
-    held = sum(result.comparison.passed for result in results)
-    if not results:
-        return "No comparison was made"
-    if len(results) == 1:
-        return "The comparison holds" if held else "The comparison does not hold"
-    if held == len(results):
-        return f"All {held} comparisons hold"
-    return f"{len(results) - held} of {len(results)} comparisons do not hold"
-
-
-def frameworks(results: Sequence[Result]) -> list[str]:
-    """Names and versions of every framework that took part; all versions, should they differ."""
-    found: dict[str, None] = {}
-    for result in results:
-        for name, version in versions(result.comparison.environment).items():
-            found[f"{name} {version}"] = None
-    return sorted(found)
-
-
 def case(place: int, result: Result, best: dict[tuple[str, int], float]) -> Case:
     """One comparison; `place` counts from the worst."""
     made = result.comparison
@@ -129,10 +110,15 @@ def case(place: int, result: Result, best: dict[tuple[str, int], float]) -> Case
             tables.examples(made),
             tables.timings(made, fast),
         ]
-    lists += [tables.controls(made), tables.weights(made), tables.environment(made.environment)]
+    lists += [
+        tables.drift(made),
+        tables.controls(made),
+        tables.weights(made),
+        tables.environment(made.environment),
+    ]
     return Case(
         anchor=f"case-{place}",
-        title=result.test if result.index == 1 else f"{result.test} #{result.index}",
+        title=name_of(result),
         result=result,
         comparison=made,
         headline=headline(made),
@@ -147,7 +133,7 @@ def case(place: int, result: Result, best: dict[tuple[str, int], float]) -> Case
 
 def overview(cases: Sequence[Case], best: dict[tuple[str, int], float]) -> Table:
     """A row for each comparison; its first cell is a link to the section of the same place."""
-    headings = (
+    headings: tuple[str, ...] = (
         "Test",
         "Reference",
         "Port",
@@ -159,7 +145,23 @@ def overview(cases: Sequence[Case], best: dict[tuple[str, int], float]) -> Table
         "Backward",
         "Ratio",
     )
-    return Table("Comparisons, the worst first", headings, tuple(_row(c, best) for c in cases))
+    rows = [_row(found, best) for found in cases]
+    if any(found.comparison.drift is not None for found in cases):
+        headings = (*headings, "Drift")
+        rows = [
+            (*row, _drift(found.comparison.drift)) for row, found in zip(rows, cases, strict=True)
+        ]
+    return Table("Comparisons, the worst first", headings, tuple(rows))
+
+
+def _drift(drift: Drift | None) -> Cell:
+    """The largest change against the baseline."""
+    if drift is None or drift.verdict is None:
+        return Cell("" if drift is None else "not in the baseline")
+    if not drift.changes:
+        return Cell("none")
+    worst = max(change.times for change in drift.changes)
+    return tables.measured(worst, f"{times(worst)} times")
 
 
 def _row(found: Case, best: dict[tuple[str, int], float]) -> tuple[Cell, ...]:

@@ -99,7 +99,7 @@ def depth(comparison: Comparison) -> Table:
     """The reference's modules in data-flow order, and where the port departs."""
     rows = tuple(
         (
-            name(row.path or "(code between modules)"),
+            name(row.path or "(the root's own code)"),
             Cell(row.kind),
             Cell(row.status),
             name(row.port_path or ""),
@@ -164,6 +164,23 @@ def timing_row(timing: Timing, best: float) -> tuple[Cell, ...]:
         Cell(f"{timing.mode}, {timing.device}"),
         Cell("; ".join(notes)),
     )
+
+
+def drift(comparison: Comparison) -> Table:
+    """What moved against the baseline."""
+    found = comparison.drift
+    rows = tuple(
+        (
+            name(change.figure),
+            Cell(change.text),
+            measured(change.before),
+            measured(change.after),
+            measured(change.times, times(change.times)),
+        )
+        for change in (found.changes if found is not None else ())
+    )
+    headings = ("Figure", "Change", "Baseline", "Now", "Times worse")
+    return Table("Drift against the baseline", headings, rows, open=True)
 
 
 def controls(comparison: Comparison) -> Table:
