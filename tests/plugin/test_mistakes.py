@@ -51,8 +51,8 @@ OPTIONS = {
     ),
     "report of an unknown kind": (
         "--fwcompare-report=out.pdf",
-        "--fwcompare-report=out.pdf: unsupported suffix '.pdf'; reports are written as .json, .html, "
-        ".md",
+        "--fwcompare-report=out.pdf: unsupported suffix '.pdf'; reports are written as .json, "
+        ".html, .md",
     ),
     "report without a suffix": (
         "--fwcompare-report=out",
