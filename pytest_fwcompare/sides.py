@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pytest_fwcompare.backends.base import Argument, Backend, Built, Placement, Side
-from pytest_fwcompare.backends.registry import owner, require
+from pytest_fwcompare.backends.registry import owner, present, require
 from pytest_fwcompare.errors import FrameworkUnavailable, ModelError, UsageError
 from pytest_fwcompare.formats import DTYPES
 from pytest_fwcompare.networks.graph import Network
@@ -92,7 +92,7 @@ def open_side(given: Any, role: str, *, dtype: str, device: str, mode: str) -> O
         backend = owner(given)
     except UsageError as error:
         raise UsageError(f"{role}: {_refusal(given) or error}") from None
-    backend = require(backend.name)
+    backend = present(backend)
     check_backend(backend, dtype, device, mode)
     side = backend.adopt(given, dtype=dtype, device=device, mode=mode, own=own)
     side.role = role

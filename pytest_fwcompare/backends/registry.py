@@ -35,10 +35,16 @@ def import_strings() -> dict[str, str]:
 def backend(name: str) -> Backend:
     """The backend of that name, whether or not its framework is installed.
 
+    A tag after the name ("torch@old", "keras@jax") is that of a worker.
+
     Raises:
         UsageError: no backend has that name.
     """
     strings = import_strings()
+    if "@" in name:
+        from pytest_fwcompare.workers.remote import RemoteBackend
+
+        return RemoteBackend(name)
     if name not in strings:
         raise UsageError(
             f"no framework {name!r}; the frameworks are {', '.join(strings)}. Another one needs a "
@@ -56,9 +62,17 @@ def require(name: str) -> Backend:
     Raises:
         FrameworkUnavailable: with the reason and what to install.
     """
-    found = backend(name)
+    return present(backend(name))
+
+
+def present(found: Backend) -> Backend:
+    """The same backend, its framework installed.
+
+    Raises:
+        FrameworkUnavailable: with the reason and what to install.
+    """
     if reason := found.unavailable():
-        raise FrameworkUnavailable(f"framework {name!r} was asked for, but {reason}")
+        raise FrameworkUnavailable(f"framework {found.name!r} was asked for, but {reason}")
     return found
 
 
@@ -68,11 +82,14 @@ def available() -> dict[str, str | None]:
 
 
 def owner(model: object) -> Backend:
-    """The backend that takes `model` as it is.
+    """The backend that takes `model` as it is; a model that knows its own has it as an attribute.
 
     Raises:
         UsageError: no backend knows such an object.
     """
+    own = getattr(model, "__dict__", {}).get("fwcompare_backend")
+    if isinstance(own, Backend):
+        return own
     for name in import_strings():
         candidate = backend(name)
         if candidate.owns(model):
