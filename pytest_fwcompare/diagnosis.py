@@ -138,7 +138,7 @@ def _hints(pair: Pair, traced: Traced, explained: Explained) -> tuple[str, ...]:
         reference_layers=list(pair.reference_parameters.values()),
         port_layers=list(pair.port_parameters.values()),
         mapped={link.port: link.sources for link in links},
-        frameworks=(pair.reference.side.framework, pair.port.side.framework),
+        frameworks=(pair.reference.side.library, pair.port.side.library),
     )
 
 

@@ -45,8 +45,8 @@ def choose_mapping(
 
     ours, theirs = reference.side.parameters(), port.side.parameters()
     frameworks: dict[str, Any] = {
-        "reference_framework": reference.side.framework,
-        "port_framework": port.side.framework,
+        "reference_framework": reference.side.library,
+        "port_framework": port.side.library,
     }
     if port.placements is not None and reference.side.framework == "numpy" and weights == "auto":
         return Mapping(
@@ -148,6 +148,7 @@ def _mapping_of_copy(copy: Callable[[Any, Any], Any], reference: Opened, port: O
     from pytest_fwcompare.weights.copying import mapping_by_copy
 
     ours, theirs = reference.side, port.side
+    _ = ours.model, theirs.model  # one in a worker is not to be had, and says so here
 
     def write_reference(values: MappingLike[str, Array]) -> None:
         ours.load(values, "working")

@@ -63,7 +63,7 @@ class Supply:
                 list(self.reference_parameters.values()),
                 self.given,
                 seed,
-                framework=self.reference.side.framework,
+                framework=self.reference.side.library,
             )
             if len(self._randomised) * sum(v.size for v in values.values()) > MOST_KEPT:
                 self._randomised.clear()

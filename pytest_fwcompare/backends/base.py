@@ -164,7 +164,7 @@ class Side(ABC):
     model itself, whose state `close` puts back. Use as a context manager.
 
     Attributes:
-        framework: import name, e.g. "torch".
+        framework: import name, e.g. "torch"; in a worker with a tag also that: "torch@old".
         role: "reference" or "port"; set by `compare`, used in messages.
         model: the native object that `run` uses; a copy function given by the user may change
             its weights in place, followed by `read()`.
@@ -178,6 +178,11 @@ class Side(ABC):
     model: Any
     leaks: list[str]
     rounded_constants: list[str]
+
+    @property
+    def library(self) -> str:
+        """The framework's import name without the tag of a worker: "torch" of "torch@old"."""
+        return self.framework.partition("@")[0]
 
     def prepare(self, arguments: Sequence[Argument]) -> None:
         """Build a model that builds itself on its first call, before it is asked anything."""

@@ -35,6 +35,9 @@ DTYPES = frozenset(
 
 PLAIN = (type(None), bool, int, float, str, bytes)
 
+LEAST_INTEGER = -(2**31)
+"""Integers below it cannot be written by the serialiser of execnet 2.1."""
+
 VALUES: dict[str, Any] = {
     kind.__name__: kind
     for kind in (
@@ -74,15 +77,17 @@ def encode(value: Any, store: Store) -> Any:
             becomes its text: it can only be a fact for a person to read.
         store: where large arrays go.
     """
+    if type(value) is int and value < LEAST_INTEGER:
+        return {TAG: "integer", "text": str(value)}
     if type(value) in PLAIN:
         return value
     if isinstance(value, Array):
         return _encode_array(value, store)
     if isinstance(value, np.generic):
-        return value.item()
+        return encode(value.item(), store)
     for plain in (int, float, str, bytes):
         if isinstance(value, plain):  # a subclass, such as an enumeration's member
-            return plain(value)  # type: ignore[arg-type]
+            return encode(plain(value), store)  # type: ignore[arg-type]
     if isinstance(value, Mapping):
         items = [(encode(key, store), encode(item, store)) for key, item in value.items()]
         if TAG in value:
@@ -123,6 +128,8 @@ def decode(value: Any, fetch: Fetch) -> Any:
         return _decode_array(value, fetch)
     if kind == "dict":
         return {decode(key, fetch): decode(item, fetch) for key, item in value["items"]}
+    if kind == "integer":
+        return int(value["text"])
     if kind == "slice":
         return slice(*value["parts"])
     if kind == "ellipsis":

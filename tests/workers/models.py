@@ -1,0 +1,159 @@
+"""Factories that workers import by name: right ones, and ones that die in every way there is."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+
+import torch
+
+
+def tiny() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.GELU(), torch.nn.Linear(4, 2))
+
+
+def other_gelu() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Linear(3, 4), torch.nn.GELU(approximate="tanh"), torch.nn.Linear(4, 2)
+    )
+
+
+def segfault() -> None:
+    print("the last words before the fault", flush=True)
+    ctypes.string_at(0)
+
+
+def by_signal() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def exit_at_once() -> None:
+    os._exit(3)
+
+
+def loop() -> None:
+    while True:
+        time.sleep(0.01)
+
+
+def much_memory() -> None:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_AS, (6 << 30, resource.RLIM_INFINITY))
+    torch.empty(10 << 30, dtype=torch.uint8).fill_(1)
+
+
+def close_pipes() -> None:
+    """Close every pipe of the process: nobody hears of it any more, and it lives on."""
+    for name in os.listdir("/proc/self/fd"):
+        number = int(name)
+        try:
+            kind = os.readlink(f"/proc/self/fd/{number}")
+        except OSError:
+            continue
+        if number > 2 and kind.startswith("pipe:"):
+            os.close(number)
+    time.sleep(60)
+
+
+def garbage() -> None:
+    """C code that prints to standard output: harmless."""
+    libc = ctypes.CDLL(None)
+    for number in range(2000):
+        libc.write(1, b"\x00\xff garbage %d \n" % number, 16)
+    print("and Python's", file=sys.__stdout__)
+
+
+def nonsense() -> None:
+    """Write into every pipe, the channel's among them."""
+    for name in os.listdir("/proc/self/fd"):
+        number = int(name)
+        if number > 2:
+            try:
+                if os.readlink(f"/proc/self/fd/{number}").startswith("pipe:"):
+                    os.write(number, b"this is no message at all\n" * 10)
+            except OSError:
+                pass
+
+
+DEATHS = {
+    "segfault": segfault,
+    "kill": by_signal,
+    "exit": exit_at_once,
+    "loop": loop,
+    "memory": much_memory,
+    "pipes": close_pipes,
+    "garbage": garbage,
+    "nonsense": nonsense,
+}
+
+
+class Dying(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, forward, backward):
+        ctx.backward = backward
+        if forward:
+            DEATHS[forward]()
+        return x * 1
+
+    @staticmethod
+    def backward(ctx, gradient):
+        if ctx.backward:
+            DEATHS[ctx.backward]()
+        return gradient, None, None
+
+
+class Model(torch.nn.Module):
+    def __init__(self, forward: str = "", backward: str = "") -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(3, 2)
+        self.deaths = forward, backward
+
+    def forward(self, x):
+        return Dying.apply(self.linear(x), *self.deaths)
+
+
+def _register() -> None:
+    for name in DEATHS:
+        for stage in ("forward", "backward"):
+
+            def make(name=name, stage=stage) -> Model:
+                return Model(**{stage: name})
+
+            make.__name__ = make.__qualname__ = f"{name}_in_{stage}"
+            globals()[make.__name__] = make
+
+
+_register()
+
+
+def plain() -> Model:
+    return Model()
+
+
+def segfault_in_build() -> None:
+    segfault()
+
+
+def raises() -> None:
+    raise ValueError("no such checkpoint")
+
+
+def exits() -> None:
+    sys.exit("the model wants to leave")
+
+
+def with_buffers() -> torch.nn.Module:
+    torch.manual_seed(1)
+    return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+
+
+def wide() -> torch.nn.Module:
+    """More than fits a message: its arrays go through shared memory."""
+    torch.manual_seed(2)
+    return torch.nn.Linear(300, 200)
