@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -48,16 +51,18 @@ def much_memory() -> None:
     torch.empty(10 << 30, dtype=torch.uint8).fill_(1)
 
 
+def pipes() -> Iterator[int]:
+    """Descriptors of pipes beyond the standard ones, the channel's among them."""
+    for entry in list(Path("/proc/self/fd").iterdir()):
+        with contextlib.suppress(OSError):
+            if int(entry.name) > 2 and str(entry.readlink()).startswith("pipe:"):
+                yield int(entry.name)
+
+
 def close_pipes() -> None:
-    """Close every pipe of the process: nobody hears of it any more, and it lives on."""
-    for name in os.listdir("/proc/self/fd"):
-        number = int(name)
-        try:
-            kind = os.readlink(f"/proc/self/fd/{number}")
-        except OSError:
-            continue
-        if number > 2 and kind.startswith("pipe:"):
-            os.close(number)
+    """Nobody hears of the process any more, and it lives on."""
+    for number in list(pipes()):
+        os.close(number)
     time.sleep(60)
 
 
@@ -70,15 +75,10 @@ def garbage() -> None:
 
 
 def nonsense() -> None:
-    """Write into every pipe, the channel's among them."""
-    for name in os.listdir("/proc/self/fd"):
-        number = int(name)
-        if number > 2:
-            try:
-                if os.readlink(f"/proc/self/fd/{number}").startswith("pipe:"):
-                    os.write(number, b"this is no message at all\n" * 10)
-            except OSError:
-                pass
+    """Write what is no message into every pipe."""
+    for number in pipes():
+        with contextlib.suppress(OSError):
+            os.write(number, b"this is no message at all\n" * 10)
 
 
 DEATHS = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+from pathlib import Path
 
 import execnet
 import hypothesis.extra.numpy as hnp
@@ -148,12 +149,10 @@ def test_large_arrays_go_through_a_memory_file_and_small_ones_do_not():
 
 @needs_memory_files
 def test_a_memory_file_has_no_name_that_a_crash_could_leave_behind(tmp_path):
-    import os
-
     outgoing = sharing.Outgoing(True)
     outgoing.store(np.zeros(100_000))
     _, number, _ = outgoing.finish()
-    assert "memfd:fwcompare (deleted)" in os.readlink(f"/proc/self/fd/{number}")
+    assert "memfd:fwcompare (deleted)" in str(Path(f"/proc/self/fd/{number}").readlink())
     outgoing.close()
 
 
