@@ -51,6 +51,7 @@ def compare(
     explain: bool = True,
     timings: bool = False,
     repro: str | os.PathLike[str] | None = None,
+    distributions: bool = False,
 ) -> Comparison:
     """Judge whether `port` computes the same function as `reference`.
 
@@ -78,6 +79,7 @@ def compare(
         timings: time both sides.
         repro: folder to write a standalone script to if the verdict fails; for described networks
             and factories that can be imported by name.
+        distributions: keep histograms of both sides' parameters and gradients.
 
     Raises:
         UsageError: an argument asks for something that cannot be done.
@@ -87,6 +89,7 @@ def compare(
     request = check_request(
         inputs, weights, outputs, checks, dtype, device, mode, examples, seed, explain, timings
     )
+    request = replace(request, distributions=distributions)
     if repro is not None:
         request = replace(request, repro=Repro(Path(repro), reference, port))
     with ExitStack() as stack:

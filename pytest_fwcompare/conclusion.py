@@ -15,6 +15,7 @@ from pytest_fwcompare.pair import Pair
 from pytest_fwcompare.records import (
     Comparison,
     Controls,
+    Distribution,
     ExampleRecord,
     Examples,
     Timing,
@@ -40,6 +41,7 @@ def conclude(blank: Comparison, pair: Pair, request: Request, story: Story) -> C
     found = diagnose_finding(pair, request.explain, verdict, worst, story.tally, story.unstable)
     verdict = found.verdict
     rows = story.tally.rows()
+    distributions = kept_distributions(pair, request, story)
     compared = [row for row in rows if np.isfinite(row.gap)]
     made = replace(
         blank,
@@ -62,6 +64,7 @@ def conclude(blank: Comparison, pair: Pair, request: Request, story: Story) -> C
         ),
         weights=pair.mapping.rows() if pair.mapping is not None else (),
         controls=controls_after(pair, story, verdict),
+        distributions=distributions,
         notices=tuple({**story.notices, **dict.fromkeys(found.notices), **leak_notices(pair)}),
     )
     return made if made.passed or request.repro is None else reproduced(made, pair, request, worst)
@@ -117,6 +120,21 @@ def record_of(pair: Pair, finding: Finding[Example]) -> ExampleRecord:
         weights=finding.example.weights,
         ratio=finding.ratio,
     )
+
+
+def kept_distributions(pair: Pair, request: Request, story: Story) -> tuple[Distribution, ...]:
+    """Histograms of parameters and gradients, where they were asked for."""
+    if not request.distributions:
+        return ()
+    from pytest_fwcompare.distributions import distributions_of
+
+    pair.forget_loaded()
+    examples = [finding.example for finding in story.tally.findings]
+    try:
+        return distributions_of(pair, max(examples, key=lambda example: example.telling))
+    except FwcompareError as error:  # a verdict is not lost to what only illustrates it
+        story.notices[f"no distributions of parameters and gradients: {error}"] = None
+        return ()
 
 
 def leak_notices(pair: Pair) -> dict[str, None]:

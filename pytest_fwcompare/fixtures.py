@@ -104,6 +104,8 @@ class Fixture:
             keywords.setdefault(key, getattr(case, key))
         if case.examples is not None:
             keywords["examples"] = case.examples
+        if settings.report.tensorboard is not None:
+            keywords.setdefault("distributions", True)
         if settings.repro is not None:
             name = re.sub(r"[^\w.-]+", "-", item.nodeid).strip("-")
             made = 0 if in_hypothesis() else self._made()
@@ -309,6 +311,35 @@ def record(item: pytest.Item, comparison: Comparison, *, repeated: bool) -> None
     item.user_properties[:] = [
         entry for entry in item.user_properties if not entry[0].startswith(PREFIX)
     ] + records.properties()
+
+
+def not_compared(
+    item: pytest.Item, error: pytest.ExceptionInfo[BaseException] | None
+) -> list[dict[str, str | int]]:
+    """What is reported of a test that failed before it compared anything, lest it be missing.
+
+    Nothing of tests that are not there to compare.
+    """
+    case, settings = item_case(item), item.config.stash[SETTINGS]
+    if case is None or case.mode is None or not settings.enabled:
+        return []
+    from pytest_fwcompare.recording import Result
+    from pytest_fwcompare.records import Comparison
+
+    message = "the test failed before anything was compared"
+    if error is not None:
+        message = f"{message}: {error.exconly(tryshort=True)}"
+    made = Comparison(
+        "error",
+        "unknown" if case.framework is None else "numpy",
+        case.framework or "unknown",
+        dtype=case.dtype,
+        device=case.device,
+        mode=case.mode,
+        message=message,
+        replay=replay(item.nodeid, settings, ""),
+    )
+    return [Result(item.nodeid, item_group(item), 1, 1, made).to_plain()]
 
 
 def in_hypothesis() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from pytest_fwcompare.fixtures import (  # noqa: F401  fixtures are found by bei
     fwcompare_port,
     item_case,
     item_group,
+    not_compared,
 )
 
 if TYPE_CHECKING:
@@ -50,7 +52,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[SETTINGS] = settings
     config.stash[MISTAKES] = []
     if settings.enabled and not hasattr(config, "workerinput"):
-        config.pluginmanager.register(Collector(config), "fwcompare-collector")
+        collector = Collector(config)
+        config.pluginmanager.register(collector, "fwcompare-collector")
+        if os.environ.get("GITHUB_ACTIONS") == "true":
+            from pytest_fwcompare.report.github import GitHub
+
+            github = GitHub(config, collector.results, os.environ)
+            config.pluginmanager.register(github, "fwcompare-github")
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
@@ -158,6 +166,8 @@ def pytest_runtest_makereport(
     if records is not None:
         # A report's attributes travel from the workers of pytest-xdist if they are plain data.
         report.fwcompare = records.take(item.nodeid, item_group(item))  # type: ignore[attr-defined]
+    elif report.failed and (missing := not_compared(item, call.excinfo)):
+        report.fwcompare = missing  # type: ignore[attr-defined]
     return report
 
 
@@ -182,12 +192,11 @@ class Collector:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:
-        paths = self._config.stash[SETTINGS].report.paths
-        if paths and not self._config.option.collectonly:
-            from pytest_fwcompare.report.files import write
+        wanted = self._config.stash[SETTINGS].report
+        if any(wanted) and not self._config.option.collectonly:
+            from pytest_fwcompare.report.files import write_all
 
-            for path in paths:
-                write(path, self.results())
+            write_all(wanted, self.results())
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if not self._plain:
@@ -199,5 +208,5 @@ class Collector:
         width = terminalreporter._tw.fullwidth if terminalreporter.isatty else LOG_WIDTH
         for line in table(self.results(), width):
             terminalreporter.write_line(line)
-        for path in self._config.stash[SETTINGS].report.paths:
-            terminalreporter.write_line(f"report: {path}")
+        for line in self._config.stash[SETTINGS].report.told():
+            terminalreporter.write_line(line)

@@ -201,6 +201,29 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class Distribution:
+    """The values of one parameter or gradient of one side, as a histogram.
+
+    Attributes:
+        name: of the reference's parameter; of the port's where it has no single counterpart.
+        role: whose.
+        edges: of the bins, one more than there are counts; all values lie within.
+        counts: values in each bin.
+        total, squares: sums of the values and of their squares.
+        nonfinite: values that are NaN or infinite, which the bins leave out.
+    """
+
+    name: str
+    kind: Literal["parameter", "gradient"]
+    role: Literal["reference", "port"]
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+    total: float
+    squares: float
+    nonfinite: int = 0
+
+
+@dataclass(frozen=True)
 class Fingerprint:
     """One group of tensors of one pass, told apart by a few numbers.
 
@@ -305,6 +328,7 @@ class Comparison:
         depth: the reference's modules with how far the port follows them; only after a failure.
         seconds: wall time of the comparison.
         replay: command or code that repeats it.
+        distributions: parameters and gradients of both sides; only where that was asked for.
         digest: what both sides gave on the first example; only where that was asked for.
         drift: the change against a baseline, in a run that has one.
     """
@@ -336,6 +360,7 @@ class Comparison:
     depth: tuple[DepthRow, ...] = ()
     seconds: float = 0.0
     replay: str = ""
+    distributions: tuple[Distribution, ...] = ()
     digest: Digest | None = None
     drift: Drift | None = None
 

@@ -41,6 +41,7 @@ class Request:
     explain: bool
     timings: bool
     repro: Repro | None = None
+    distributions: bool = False
 
 
 @dataclass

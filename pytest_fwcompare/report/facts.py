@@ -29,7 +29,8 @@ def facts(comparison: Comparison) -> Iterator[Fact]:
         yield Fact("Cause", comparison.cause)
     for sentence in comparison.evidence:
         yield Fact("Evidence", sentence)
-    yield Fact("Compared", compared(comparison))
+    if measured(comparison):
+        yield Fact("Compared", compared(comparison))
     row = worst_tensor(comparison)
     if row is not None:
         yield Fact("Worst", "; ".join(tensor_sentences(row, comparison)))
@@ -63,11 +64,12 @@ def run_facts(results: Sequence[Result]) -> Iterator[Fact]:
     examples = sum(comparison.examples.count for comparison in made)
     yield Fact("Compared", f"{len(made)} comparisons, {tensors} tensors, {examples} examples")
     worst = max(results, key=lambda result: badness(result.comparison))
-    yield Fact(
-        "Worst",
-        f"{name_of(worst)}: {worst.comparison.verdict}, gap {figure(worst.comparison.gap)}, "
-        f"noise {figure(worst.comparison.noise)}",
+    figures = (
+        f", gap {figure(worst.comparison.gap)}, noise {figure(worst.comparison.noise)}"
+        if measured(worst.comparison)
+        else ""
     )
+    yield Fact("Worst", f"{name_of(worst)}: {worst.comparison.verdict}{figures}")
     tried = [comparison for comparison in made if comparison.controls.tried]
     if tried:
         caught = sum(comparison.controls.caught for comparison in tried)
@@ -138,6 +140,11 @@ def compared(comparison: Comparison) -> str:
         f"{len(comparison.tensors)} tensors ({', '.join(comparison.checks)}), "
         f"{comparison.examples.count} examples, seed {comparison.seed}"
     )
+
+
+def measured(comparison: Comparison) -> bool:
+    """Whether gap and noise were measured; of what could not be compared they are no zeros."""
+    return comparison.verdict != "error"
 
 
 def sensitivity(controls: Controls) -> Iterator[Fact]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_fwcompare.errors import UsageError
-from pytest_fwcompare.options.report import SUFFIXES
+from pytest_fwcompare.options.report import SUFFIXES, Reports
 from pytest_fwcompare.recording import Result
 
 
@@ -33,6 +33,16 @@ def render(suffix: str, results: Sequence[Result]) -> str:
     raise UsageError(
         f"report: unsupported suffix {suffix!r}; reports are written as {', '.join(SUFFIXES)}"
     )
+
+
+def write_all(wanted: Reports, results: Sequence[Result]) -> None:
+    """Write every report of a run that was asked for."""
+    for path in wanted.paths:
+        write(path, results)
+    if wanted.tensorboard is not None:
+        from pytest_fwcompare.report.tensorboard import write_events
+
+        write_events(wanted.tensorboard, results)
 
 
 def write(path: Path, results: Sequence[Result]) -> None:

@@ -7,12 +7,23 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from pytest_fwcompare.recording import Result, badness
 from pytest_fwcompare.records import Comparison
-from pytest_fwcompare.report.facts import Fact, command, facts, name_of, run_facts, title
+from pytest_fwcompare.report.facts import (
+    Fact,
+    command,
+    facts,
+    measured,
+    name_of,
+    run_facts,
+    title,
+)
 from pytest_fwcompare.report.numbers import figure, seconds
 from pytest_fwcompare.report.text import headline
 
 MOST_CARDS = 10
 """Failing comparisons that have a card of their own."""
+
+MOST_ROWS = 200
+"""Comparisons in the table: GitHub takes a summary of 1 MiB."""
 
 
 def card(comparison: Comparison, test: str = "") -> str:
@@ -72,16 +83,19 @@ def escape(text: str) -> str:
 def _table(results: Iterable[Result]) -> Iterator[str]:
     yield "| test | framework | verdict | gap | noise | forward | backward |"
     yield "| --- | --- | --- | ---: | ---: | ---: | ---: |"
-    for result in results:
+    rows = list(results)
+    for result in rows[:MOST_ROWS]:
         comparison = result.comparison
         timing = {t.framework: t for t in comparison.timings}.get(comparison.port)
         cells = [
             escape(name_of(result)),
             escape(comparison.port),
             comparison.verdict,
-            figure(comparison.gap),
-            figure(comparison.noise),
+            figure(comparison.gap) if measured(comparison) else "",
+            figure(comparison.noise) if measured(comparison) else "",
             seconds(timing.forward.median) if timing else "",
             seconds(timing.backward.median) if timing and timing.backward else "",
         ]
         yield f"| {' | '.join(cells)} |"
+    if len(rows) > MOST_ROWS:
+        yield f"\nand {len(rows) - MOST_ROWS} more, none of them worse."

@@ -9,7 +9,7 @@ from pytest_fwcompare.options import Settings
 from pytest_fwcompare.options.axes import default_frameworks
 from pytest_fwcompare.recording import Result
 from pytest_fwcompare.records import Comparison, Timing
-from pytest_fwcompare.report.facts import fastest, total
+from pytest_fwcompare.report.facts import fastest, measured, total
 from pytest_fwcompare.report.numbers import figure, seconds
 
 HEADINGS = ("test", "framework", "verdict", "gap", "noise", "forward", "backward", "ratio")
@@ -129,8 +129,8 @@ def _rows(results: Sequence[Result]) -> Iterable[tuple[str, ...]]:
             *_name(result),
             comparison.port,
             comparison.verdict,
-            figure(comparison.gap),
-            figure(comparison.noise),
+            figure(comparison.gap) if measured(comparison) else "",
+            figure(comparison.noise) if measured(comparison) else "",
             *_times(timings.get(comparison.port), best),
         )
 

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, NamedTuple
 from pytest_fwcompare import __version__
 from pytest_fwcompare.recording import SEVERITY, Result, badness
 from pytest_fwcompare.records import Comparison, Drift
-from pytest_fwcompare.report.facts import Fact, command, facts, fastest, name_of, run_facts, title
+from pytest_fwcompare.report.facts import (
+    Fact,
+    command,
+    facts,
+    fastest,
+    measured,
+    name_of,
+    run_facts,
+    title,
+)
 from pytest_fwcompare.report.html import tables
 from pytest_fwcompare.report.html.figures import Figure, figures
 from pytest_fwcompare.report.html.tables import Cell, Table
@@ -178,8 +187,8 @@ def _row(found: Case, best: dict[tuple[str, int], float]) -> tuple[Cell, ...]:
         Cell(made.reference),
         Cell(made.port),
         Cell(made.verdict, kind="verdict"),
-        tables.measured(made.gap),
-        tables.measured(made.noise),
+        tables.measured(made.gap if measured(made) else None),
+        tables.measured(made.noise if measured(made) else None),
         Cell(f"{controls.caught} of {len(controls.tried)}" if controls.tried else ""),
         *speed,
     )

@@ -1,0 +1,111 @@
+"""The subcommands that read saved runs: report, show, schema."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_fwcompare.errors import UsageError
+
+if TYPE_CHECKING:
+    from pytest_fwcompare.recording import Result
+
+LOG_WIDTH = 160
+"""Columns where nothing says how many there are."""
+
+
+def load(path: Path) -> list[Result]:
+    """The results of a saved run.
+
+    Raises:
+        UsageError: the file is no report, is cut off, or was written by a newer version.
+        OSError: it cannot be read.
+    """
+    from pytest_fwcompare.report.json import run_from_json
+
+    try:
+        return run_from_json(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not a text file: {error}") from None
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+
+
+def add_report(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `report`."""
+    parser.add_argument("saved", type=Path, metavar="RUN.json", help="a .json report")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        action="append",
+        required=True,
+        metavar="PATH",
+        help="what to write: .html, .md or .json; repeatable",
+    )
+
+
+def report(options: argparse.Namespace) -> int:
+    """Write a saved run as other reports."""
+    from pytest_fwcompare.options.report import check_installed, check_path
+    from pytest_fwcompare.report.files import write
+
+    for path in options.output:
+        check_path(path, f"-o {path}")
+        check_installed(path.suffix, f"-o {path}")
+    results = load(options.saved)
+    for path in options.output:
+        write(path, results)
+        print(f"report: {path}")
+    return 0
+
+
+def add_show(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `show`."""
+    parser.add_argument("saved", type=Path, metavar="RUN.json", help="a .json report")
+    parser.add_argument(
+        "test",
+        nargs="?",
+        default="",
+        help="a part of a test's id: its comparisons are told in full, whatever their verdict",
+    )
+
+
+def show(options: argparse.Namespace) -> int:
+    """Print the table of a saved run, and what is known of comparisons that do not hold."""
+    from pytest_fwcompare.report.facts import name_of, title
+    from pytest_fwcompare.report.terminal import table
+
+    results = load(options.saved)
+    chosen = [result for result in results if options.test in name_of(result)]
+    if options.test and not chosen:
+        raise UsageError(
+            f"{options.saved}: no test's id contains {options.test!r}; there are "
+            f"{len(results)} comparisons, the first is "
+            f"{name_of(results[0]) if results else 'none'}"
+        )
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else LOG_WIDTH
+    print(title(chosen))
+    if chosen:
+        print(*table(chosen, width), sep="\n")
+    for result in chosen:
+        if options.test or not result.comparison.passed:
+            print(f"\n{name_of(result)}\n{result.comparison.summary()}")
+    return 0
+
+
+def add_schema(parser: argparse.ArgumentParser) -> None:
+    """`schema` takes no arguments."""
+
+
+def schema(options: argparse.Namespace) -> int:
+    """Print the JSON Schema of a .json report."""
+    import json
+
+    from pytest_fwcompare.report.schema import run_schema
+
+    print(json.dumps(run_schema(), indent=1))
+    return 0
