@@ -10,6 +10,7 @@ from pytest_fwcompare.diagnose import BufferChange, Diagnosis, diagnose
 from pytest_fwcompare.diagnose.hints import hints
 from pytest_fwcompare.diagnose.locate import Sides
 from pytest_fwcompare.diagnose.tree import depth_rows
+from pytest_fwcompare.dropout.cause import explain_dropout
 from pytest_fwcompare.errors import FwcompareError
 from pytest_fwcompare.inputs.examples import Example
 from pytest_fwcompare.judge.distances import unit_roundoff
@@ -80,6 +81,8 @@ def diagnose_finding(
     try:
         traced = trace_sides(pair, example, verdict, training=(hidden or worst).in_training)
         explained = _explained(pair, verdict, traced.found, hidden, unstable)
+        if verdict == "semantic" and worst.in_training:
+            explained = _dropped(pair, explained, traced.point)
         return replace(
             explained,
             depth=_depth(pair, traced, explained),
@@ -139,6 +142,21 @@ def _hints(pair: Pair, traced: Traced, explained: Explained) -> tuple[str, ...]:
         port_layers=list(pair.port_parameters.values()),
         mapped={link.port: link.sources for link in links},
         frameworks=(pair.reference.side.library, pair.port.side.library),
+    )
+
+
+def _dropped(pair: Pair, found: Explained, point: Point) -> Explained:
+    """Dropout, if changing it alone makes both sides agree."""
+    odd = explain_dropout(pair, point)
+    if odd is None:
+        return found
+    return replace(
+        found,
+        cause="dropout",
+        culprit=odd.place or found.culprit,
+        evidence=odd.evidence,
+        between=None,
+        notices=(),
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from pytest_fwcompare import canonical
 from pytest_fwcompare.backends.base import Argument, Array, Parameter, Precision
+from pytest_fwcompare.dropout import Masks, sharing
 from pytest_fwcompare.inputs.examples import Example, Plan
 from pytest_fwcompare.inputs.spec import TensorSpec
 from pytest_fwcompare.judge.distances import representable
@@ -60,6 +61,8 @@ class Pair:
         self.reference_modules: list[tuple[str, str]] = []
         self.supply = Supply(reference, port, mapping, shared=share_weights, dtype=dtype)
         self.layouts = Layouts(reference, port, plan.layouts.values(), outputs, self.notices)
+        shared = reference.side.shares_dropout and port.side.shares_dropout
+        self.masks = Masks() if shared else None
         self._observer = Observer(self, draws)
 
     @property
@@ -126,6 +129,21 @@ class Pair:
         backward: bool | None = None,
     ) -> Run:
         """One pass of one side at a point, its tensors in the reference's axes and names."""
+        draws = None
+        if training and self.masks is not None:
+            draws = self.masks.draws(role, precision, point.rng_seed)
+        with sharing(draws):
+            return self._run(role, point, precision, training, record, backward)
+
+    def _run(
+        self,
+        role: str,
+        point: Point,
+        precision: Precision,
+        training: bool,
+        record: bool,
+        backward: bool | None,
+    ) -> Run:
         self.supply.load(role, point.weights, point.key, precision)
         opened = self.opened(role)
         backward = self.backward if backward is None else backward

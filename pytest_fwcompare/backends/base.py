@@ -171,6 +171,7 @@ class Side(ABC):
         leaks: after a pass in double precision, operations that computed in a narrower dtype
             although the shadow should be float64 (name of the operation and where).
         rounded_constants: constants of the double shadow known only to working precision.
+        shares_dropout: training passes ask `pytest_fwcompare.dropout.current()` what to keep.
     """
 
     framework: str
@@ -178,6 +179,7 @@ class Side(ABC):
     model: Any
     leaks: list[str]
     rounded_constants: list[str]
+    shares_dropout: bool = False
 
     @property
     def library(self) -> str:

@@ -46,7 +46,8 @@ class Finding(Generic[T]):
     @property
     def in_training(self) -> bool:
         """What is wrong shows in training mode alone."""
-        wrong = [item for item in self.assessments if item.verdict != "equivalent" or item.hidden]
+        calm = self.verdict == "equivalent"
+        wrong = [a for a in self.assessments if (a.hidden if calm else a.verdict == self.verdict)]
         return bool(wrong) and all(item.name.startswith(TRAINING) for item in wrong)
 
     @property

@@ -20,12 +20,14 @@ from pytest_fwcompare.backends.base import (
     Side,
     Stopwatch,
 )
+from pytest_fwcompare.backends.jax.dropout import shared_dropout
 from pytest_fwcompare.backends.jax.models import Twin, Values, has_numbers, is_float
 from pytest_fwcompare.backends.jax.modes import x64
 from pytest_fwcompare.backends.jax.outputs import Outputs
 from pytest_fwcompare.backends.jax.passes import JaxPass, to_numpy
 from pytest_fwcompare.backends.jax.shadow import Lift, lifted
 from pytest_fwcompare.backends.jax.stepwise import stepwise
+from pytest_fwcompare.dropout import current
 from pytest_fwcompare.errors import ModelError, UsageError
 
 
@@ -43,6 +45,7 @@ class JaxSide(Side):
     """One JAX model, adopted."""
 
     framework = "jax"
+    shares_dropout = True
 
     def __init__(self, twin: Twin, *, dtype: str, device: Any, mode: str) -> None:
         self.twin = twin
@@ -188,7 +191,8 @@ class JaxSide(Side):
         """The model as a pure function of its arrays and inputs."""
 
         def run(values: Values, inputs: Sequence[Any], keywords: Values) -> tuple[Any, Values]:
-            output, changed = self.twin.call(values, inputs, keywords, training)
+            with shared_dropout() if training else contextlib.nullcontext():
+                output, changed = self.twin.call(values, inputs, keywords, training)
             outputs = Outputs.of(output)
             if not outputs.names:
                 skipped = "; ".join(f"{name} {reason}" for name, reason in outputs.skipped)
@@ -208,7 +212,7 @@ class JaxSide(Side):
         otherwise as one program that keeps the operations apart.
         """
         together = self._together and gradients and not timed and precision == "working"
-        key = (precision, training, gradients, together)
+        key = (precision, training, gradients, together, current() is None)
         if key in self._programs:
             return self._programs[key]
         function = self.function(training)

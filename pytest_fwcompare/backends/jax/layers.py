@@ -13,6 +13,8 @@ from typing import Any
 import jax
 from jax import numpy as jnp
 
+from pytest_fwcompare.backends.jax.dropout import dropped
+from pytest_fwcompare.dropout import current
 from pytest_fwcompare.networks import layers as described
 from pytest_fwcompare.networks.base import Layer
 
@@ -266,6 +268,9 @@ def _glu(layer: described.GLU, use: Use) -> Value:
 def _dropout(layer: described.Dropout, use: Use) -> Value:
     if not use.training or not layer.rate:
         return use.x
+    draws = current()
+    if draws is not None:
+        return dropped(use.x, 1 - layer.rate, use.x.shape, draws)
     if use.key is None:
         raise ValueError(f"{layer.label}: training needs a random key: apply(..., key=key)")
     kept = jax.random.bernoulli(use.key, 1 - layer.rate, use.x.shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -13,10 +14,14 @@ import jax
 import numpy as np
 
 from pytest_fwcompare.backends.base import Parameter
+from pytest_fwcompare.dropout import current
 from pytest_fwcompare.errors import UsageError
 
 Values = dict[str, Any]
 """Arrays by name."""
+
+STREAM = "random draws"
+"""How often a model that keeps no random state itself was trained, among its arrays."""
 
 
 def is_array(value: Any) -> bool:
@@ -287,18 +292,30 @@ class TreeTwin(Twin):
 class EquinoxTwin(TreeTwin):
     """equinox.Module: inexact JAX arrays are trained."""
 
+    def __init__(self, tree: Any, function: Any = None) -> None:
+        super().__init__(tree, function)
+        self.draws = np.zeros((), np.uint32)
+
     def _modal(self) -> str:
-        """Class of a layer that is another in training; without one both modes are the same."""
+        """Class of a layer whose state in training comes from outside of the module."""
+        import equinox
+
+        within = equinox.nn.Dropout if current() is not None else ()
         found = jax.tree_util.tree_leaves(self.tree, is_leaf=lambda n: hasattr(n, "inference"))
-        return next((type(n).__name__ for n in found if hasattr(n, "inference")), "")
+        outside = (n for n in found if hasattr(n, "inference") and not isinstance(n, within))
+        return next((type(n).__name__ for n in outside), "")
 
     def leaves(self) -> list[tuple[str, Any, bool]]:
         import equinox
 
-        return [
+        held = [
             (name, leaf, bool(equinox.is_inexact_array(leaf)))
             for name, leaf, _ in super().leaves()
         ]
+        return [*held, (STREAM, self.draws, False)]
+
+    def streams(self) -> set[str]:
+        return {STREAM}
 
     def call(
         self, values: Values, arguments: Sequence[Any], keywords: Values, training: bool
@@ -308,13 +325,23 @@ class EquinoxTwin(TreeTwin):
                 f"{modal} of equinox takes keys or state from outside of the module, so a step in "
                 f"training mode cannot be judged; leave 'training' out of checks"
             )
-        return super().call(values, arguments, keywords, training)
+        if not training:
+            return super().call(values, arguments, keywords, training)
+        import equinox
+
+        if "key" in inspect.signature(type(self.tree).__call__).parameters:
+            drawn = jax.random.fold_in(jax.random.key(0), values[STREAM])
+            keywords = {"key": drawn, **keywords}
+        given, self.tree = self.tree, equinox.nn.inference_mode(self.tree, value=False)
+        try:
+            output, changed = super().call(values, arguments, keywords, training)
+        finally:
+            self.tree = given
+        return output, {**changed, STREAM: values[STREAM] + np.uint32(1)}
 
 
 class NetworkTwin(Twin):
     """A described network that this package built."""
-
-    STREAM = "random draws"
 
     def __init__(self, network: Any, own: bool) -> None:
         self.model = network
@@ -334,10 +361,10 @@ class NetworkTwin(Twin):
         }
         # In the order of the description: trees of JAX are sorted by name.
         ordered = [(name, *held[name]) for name in self.model.network.parameters()]
-        return [*ordered, (self.STREAM, self.draws, False)]
+        return [*ordered, (STREAM, self.draws, False)]
 
     def streams(self) -> set[str]:
-        return {self.STREAM}
+        return {STREAM}
 
     def _trees(self, values: Mapping[str, Any]) -> tuple[Any, Any]:
         params, buffers = (
@@ -357,7 +384,7 @@ class NetworkTwin(Twin):
         from pytest_fwcompare.backends.jax.watch import marked
 
         params, buffers = self._trees(values)
-        draws = values[self.STREAM]
+        draws = values[STREAM]
         key = jax.random.fold_in(jax.random.key(0), draws) if training else None
         mark = None if self.started is None else marked
         output, after = self.model.run(
@@ -368,7 +395,7 @@ class NetworkTwin(Twin):
         flat, _ = jax.tree_util.tree_flatten_with_path(after)
         return output, {
             **{path_name(path): leaf for path, leaf in flat},
-            self.STREAM: draws + np.uint32(1),
+            STREAM: draws + np.uint32(1),
         }
 
     @property

@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 
 from pytest_fwcompare.backends.jax.models import (
+    STREAM,
     Twin,
     Values,
     is_float,
@@ -137,6 +139,7 @@ class LinenTwin(Twin):
     intercepted = True
 
     def __init__(self, module: Any, variables: Any) -> None:
+        self.draws = np.zeros((), np.uint32)
         self.module = module
         self.variables = variables
         self.modules: dict[str, tuple[str, dict[str, Any]]] = {}
@@ -161,10 +164,14 @@ class LinenTwin(Twin):
         return named
 
     def leaves(self) -> list[tuple[str, Any, bool]]:
-        return [
+        held = [
             (name, leaf, collection == "params" and is_float(leaf))
             for name, (collection, _, leaf) in self._named().items()
         ]
+        return [*held, (STREAM, self.draws, False)]
+
+    def streams(self) -> set[str]:
+        return {STREAM}
 
     def structure(self) -> Any:
         return jax.tree_util.tree_structure(self.variables)
@@ -190,15 +197,19 @@ class LinenTwin(Twin):
         if not training:
             return self.module.apply(variables, *arguments, **flags, **keywords), {}
         mutable = [name for name in variables if name != "params"]
+        draws = values[STREAM]
+        # Whatever a module calls its stream, it falls back to the one of "params".
+        rngs = {"params": jax.random.fold_in(jax.random.key(0), draws)}
         output, state = self.module.apply(
-            variables, *arguments, mutable=mutable, **flags, **keywords
+            variables, *arguments, mutable=mutable, rngs=rngs, **flags, **keywords
         )
         merged = LinenTwin(self.module, {**variables, **state})
-        return output, {
+        after = {
             name: leaf
             for name, (collection, _, leaf) in merged._named().items()
             if collection != "params"
         }
+        return output, {**after, STREAM: draws + np.uint32(1)}
 
     @property
     def ordered(self) -> Any:

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.extend import core
 
+from pytest_fwcompare.backends.jax.dropout import is_factor
 from pytest_fwcompare.backends.jax.modes import x64
 from pytest_fwcompare.backends.jax.widths import is_narrow, meant, wide, widen
 
@@ -136,6 +137,8 @@ class Lift:
         ) or any(self.touches(inner) for inner in nested(equation))
         if name == "reduce_precision":
             return [inputs[0]]
+        if is_factor(equation):
+            return _factor(equation, inputs)
         if not changed:
             return bind(equation, inputs, equation.params)
         if (rule := RULES.get(name)) is not None:
@@ -359,6 +362,13 @@ def _bitcast(lift: Lift, equation: Any, inputs: list[Any]) -> list[Any]:
     # float is a leak.
     to_float = is_narrow(equation.params["new_dtype"])
     return lift.narrowly(equation, inputs, harmless=to_float)
+
+
+def _factor(equation: Any, inputs: list[Any]) -> list[Any]:
+    """What a shared dropout keeps, which has the dtype of what goes into it."""
+    avals = tuple(aval.update(dtype=np.float64) for aval in equation.params["result_avals"])
+    still = [jax.lax.stop_gradient(value) for value in inputs]
+    return bind(equation, still, {**equation.params, "result_avals": avals})
 
 
 RULES: dict[str, Callable[[Lift, Any, list[Any]], list[Any]]] = {

@@ -18,6 +18,7 @@ from autograd.tracer import getval
 
 from pytest_fwcompare.backends.numpy import elementwise, primitives, windows
 from pytest_fwcompare.backends.numpy.traced import Value
+from pytest_fwcompare.dropout import current
 from pytest_fwcompare.networks import layers as described
 from pytest_fwcompare.networks.base import Layer
 from pytest_fwcompare.networks.layers.windows import expand, span
@@ -402,5 +403,9 @@ def _glu(layer: described.GLU, use: Use) -> Value:
 def _dropout(layer: described.Dropout, use: Use) -> Value:
     if not use.state.training or use.state.generator is None:
         return use.x
+    draws, value = current(), getval(use.x)
+    if draws is not None:
+        factor = draws.factor(draws.site(), value, value.shape, 1 - layer.rate)
+        return use.x * factor.astype(value.dtype)
     kept = use.state.generator.random(use.x.shape) >= layer.rate
     return use.x * (kept / (1 - layer.rate)).astype(getval(use.x).dtype)

@@ -68,6 +68,7 @@ class NetworkSide(Side):
     """A `NumpyNetwork`, adopted. See `Side`."""
 
     framework = "numpy"
+    shares_dropout = True
 
     def __init__(self, model: NumpyNetwork, *, dtype: str, own: bool) -> None:
         self.model: NumpyNetwork = model if own else model.copy()

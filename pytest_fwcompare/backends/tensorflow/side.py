@@ -20,6 +20,7 @@ from pytest_fwcompare.backends.base import (
     Side,
     Stopwatch,
 )
+from pytest_fwcompare.backends.tensorflow.dropout import shared_dropout
 from pytest_fwcompare.backends.tensorflow.outputs import flatten
 from pytest_fwcompare.backends.tensorflow.passes import DoublePass, WorkingPass
 from pytest_fwcompare.backends.tensorflow.record import RecordingShadow, Scopes
@@ -34,6 +35,7 @@ from pytest_fwcompare.backends.tensorflow.state import (
     synchronise,
     to_numpy,
 )
+from pytest_fwcompare.dropout import current
 from pytest_fwcompare.errors import ModelError
 
 Call = Callable[[Sequence[Any]], tuple[dict[str, Any], dict[str, str]]]
@@ -69,6 +71,7 @@ class TensorFlowSide(Side):
         self.device = device_name(device)
         self.mode = mode
         self.own = own
+        self.shares_dropout = mode != "compiled"  # what XLA compiles calls nothing back
         self._lifts = False
         self.leaks: list[str] = []
         self.rounded_constants: list[str] = []
@@ -236,7 +239,8 @@ class TensorFlowSide(Side):
 
     def _program(self, arguments: Sequence[Argument], training: bool) -> Call:
         def call(tensors: Sequence[Any]) -> tuple[dict[str, Any], dict[str, str]]:
-            outputs, skipped = flatten(self.call(arguments, tensors, training))
+            with shared_dropout():
+                outputs, skipped = flatten(self.call(arguments, tensors, training))
             if not outputs:
                 left = "; ".join(f"{name}: {why}" for name, why in skipped.items())
                 raise ModelError(
@@ -253,7 +257,7 @@ class TensorFlowSide(Side):
         call = self._program(arguments, training)
         if self.mode == "eager":
             return call
-        key = (training, tuple((a.name, a.keyword) for a in arguments))
+        key = (training, current() is None, tuple((a.name, a.keyword) for a in arguments))
         if key not in self._functions:
             skipped: dict[str, str] = {}
 
@@ -339,7 +343,7 @@ class TensorFlowSide(Side):
         }
         key = (
             *((a.name, a.keyword, str(specs[a.name])) for a in arguments),
-            *(precision, training, gradients, record),
+            *(precision, training, gradients, record, current() is None),
         )
         if key not in self._shadows:
             trainable = {

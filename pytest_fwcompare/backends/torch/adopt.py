@@ -20,6 +20,7 @@ from pytest_fwcompare.backends.base import (
     Side,
     Stopwatch,
 )
+from pytest_fwcompare.backends.torch.dropout import SharedDropout
 from pytest_fwcompare.backends.torch.exposed import gradients
 from pytest_fwcompare.backends.torch.flatten import flatten
 from pytest_fwcompare.backends.torch.modes import runner, running
@@ -36,13 +37,11 @@ from pytest_fwcompare.backends.torch.twin import (
     to_numpy,
     twin_of,
 )
+from pytest_fwcompare.dropout import current
 from pytest_fwcompare.errors import FwcompareError, ModelError, UsageError
 
 if TYPE_CHECKING:
     from pytest_fwcompare.backends.torch.record import Recorder
-
-TRAINING_SEED = 0
-"""Training passes draw the same random numbers, so that both precisions drop the same cells."""
 
 
 @final
@@ -71,6 +70,9 @@ class TorchSide(Side):
         self._frozen = frozen_names(plain)
         self.model = (prepare if own else twin_of)(plain, self.dtype, self.device)
         self.runner = runner(self.model, mode)
+        # Scripts and compiled code call no function that could be replaced.
+        scripted = any(isinstance(m, torch.jit.ScriptModule) for m in self.model.modules())
+        self.shares_dropout = mode == "eager" and not scripted
         self._double: torch.nn.Module | None = None
         self._names: dict[int, str] = {}
         self._lifted: dict[int, tuple[Any, int, Any]] = {}
@@ -279,9 +281,9 @@ class TorchPass(Pass):
                     training=self._training,
                     gradients=self._gradients,
                     shadow_of=None if self._mode is None else side.dtype,
-                    seed=TRAINING_SEED if self._training else None,
                 ) as copies,
                 self._mode or running(side.mode),
+                self._dropout(),
             ):
                 yield copies
         except (FwcompareError, Warning):
@@ -289,6 +291,13 @@ class TorchPass(Pass):
         except Exception as error:
             words = f"{type(error).__name__}: {error}"
             raise ModelError(side.role, stage, f"torch raised {words}") from error
+
+    def _dropout(self) -> contextlib.AbstractContextManager[Any]:
+        """Shared masks while a step in training mode runs, forward and backward."""
+        draws = current() if self._training else None
+        if draws is None:
+            return contextlib.nullcontext()
+        return SharedDropout(draws, None if self._mode is None else self._mode.path)
 
     def _keep_buffers(self, copies: Mapping[int, torch.Tensor]) -> None:
         """Hand out the float buffers as the pass left them."""

@@ -233,20 +233,18 @@ def guarded(
     training: bool,
     gradients: bool,
     shadow_of: torch.dtype | None,
-    seed: int | None = None,
 ) -> Iterator[dict[int, torch.Tensor]]:
     """Run the model without a trace: in the block its buffers are copies, then all is put back.
 
     Put back are buffers, attributes that modules set on themselves, training flags, default dtype
     and the random state of torch, NumPy and Python. Every block draws other random numbers, so a
-    model that is random shows it, unless `seed` is given.
+    model that is random shows it.
 
     Args:
         model: a twin.
         training: run in training mode.
         gradients: keep what a backward pass needs.
         shadow_of: the working dtype if this is its float64 shadow, else None.
-        seed: of the random numbers.
 
     Yields:
         The copies of the buffers by id of the original.
@@ -267,7 +265,7 @@ def guarded(
         _copied_buffers(modules, copies, scripted),
         contextlib.nullcontext() if shadow_of is None else finfo_of(shadow_of),
     ):
-        _draw_seed(next(_seeds) if seed is None else seed, bool(cuda))
+        _draw_seed(next(_seeds), bool(cuda))
         if shadow_of is not None:
             torch.set_default_dtype(torch.float64)
         if training:
