@@ -1,7 +1,7 @@
 """Finds the tensor of the reference that a tensor of the port is, whatever the order of its axes.
 
-In float64 the tensors of a right port agree to 1e-12, so a dropout of the port is told by what goes
-into it. Neither the order of calls nor the order of axes has to be known.
+In float64 the tensors of a right port agree to 1e-12, so a dropout of the port is told by what
+goes into it. Neither the order of calls nor the order of axes has to be known.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def turned(mask: Array, source: Array, target: Array, axes: tuple[int, ...]) -> 
 
     Args:
         mask: broadcasts to `source`: an axis of one is dropped as a whole.
-        source, target: as for `fit`.
+        source: the reference's tensor.
+        target: the port's.
         axes: what `fit` found.
     """
     made = mask.transpose(axes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,30 @@ if TYPE_CHECKING:
 AGREE = 1e-7
 """Difference of outputs in float64 from which on they do not agree; TensorFlow's GELU has 5e-9."""
 
-MOST = 12
-"""Dropouts that are changed one after the other."""
+MOST = 24
+"""Sets of changes that are tried, smallest first."""
 
-Change = tuple[str, Key]
-"""Role and dropout."""
+
+@dataclass(frozen=True)
+class Change:
+    """One dropout made another.
+
+    Attributes:
+        role: whose.
+        site: which.
+        kept: probability to keep a cell instead; 1 leaves the dropout out.
+        said: what the port has differently.
+    """
+
+    role: str
+    site: Site
+    kept: float
+    said: str
+
+    @property
+    def key(self) -> tuple[str, Key]:
+        """Role and dropout."""
+        return self.role, self.site.key
 
 
 @dataclass(frozen=True)
@@ -29,57 +49,50 @@ class Dropped:
 
     Attributes:
         place: path of the reference's layer, None where the framework does not tell.
-        port_place: of the port's.
         evidence: sentences with numbers.
     """
 
     place: str | None
-    port_place: str | None
     evidence: tuple[str, ...]
 
 
 def explain_dropout(pair: Pair, point: Point) -> Dropped | None:
-    """Change one dropout after the other until both sides agree; None if they never do.
+    """The fewest changed dropouts with which both sides agree; None if there are none.
 
     A rate of the port is given to the reference; a dropout that the other side lacks is left out.
     """
     masks = pair.masks
     if masks is None:
         return None
-    masks.changes = {}
+    before: float | None = None
+    waiting: deque[tuple[Change, ...]] = deque([()])
     try:
-        before = _apart(pair, point)
-        if before is None or before <= AGREE:
-            return None
-        changed: dict[Change, tuple[float, str, Site]] = {}
-        while len(changed) < MOST:
-            found = _oddity(masks.table(point.rng_seed), set(changed))
-            if found is None:
-                return None
-            change, kept, said, site = found
-            changed[change] = kept, said, site
-            masks.changes = {c: k for c, (k, _, _) in changed.items()}
+        for _ in range(MOST):
+            if not waiting:
+                break
+            changes = waiting.popleft()
+            masks.changes = {change.key: change.kept for change in changes}
             apart = _apart(pair, point)
+            if not changes:
+                before = apart
             if apart is not None and apart <= AGREE:
-                return _told(changed, before, apart)
-        return None
+                return _told(changes, before, apart) if changes else None
+            known = set(masks.changes)
+            waiting += [(*changes, more) for more in _oddities(masks.table(point.rng_seed), known)]
     finally:
         masks.changes = {}
+    return None
 
 
-def _told(changed: dict[Change, tuple[float, str, Site]], before: float, after: float) -> Dropped:
-    places = {
-        role: next((s.place for (r, _), (_, _, s) in changed.items() if r == role), "")
-        for role in ("reference", "port")
-    }
-    sentences = [said for _, said, _ in changed.values()]
+def _told(changes: tuple[Change, ...], before: float | None, after: float) -> Dropped:
+    places = [change.site.place for change in changes if change.role == "reference"]
+    was = "not finite" if before is None else f"{before:.1e}"
     return Dropped(
-        places["reference"] or None,
-        places["port"] or None,
+        next(filter(None, places), None),
         (
-            *sentences,
+            *(change.said for change in changes),
             f"so changed, the outputs in training mode differ by {after:.1e} of the largest "
-            f"value, before by {before:.1e}",
+            f"value, before by {was}",
         ),
     )
 
@@ -100,28 +113,30 @@ def _apart(pair: Pair, point: Point) -> float | None:
     return worst
 
 
-def _oddity(table: Table, known: set[Change]) -> tuple[Change, float, str, Site] | None:
-    """The first dropout, in the order of the reference, that the other side has differently."""
+def _oddities(table: Table, known: set[tuple[str, Key]]) -> list[Change]:
+    """What may be odd: the first dropout of each side that the other has differently.
+
+    Those behind it are given other tensors because of it, so nothing can be said of them.
+    """
+    left = [site for site in table.port.values() if ("port", site.key) not in known]
+    same = {site.source: site for site in left if site.exact and site.source is not None}
+    found = []
     for key, site in table.reference.items():
-        if ("reference", key) in known:
+        theirs = same.get(key)
+        if ("reference", key) in known or (theirs is not None and theirs.kept == site.kept):
             continue
-        theirs = [s for s in table.port.values() if s.source == key]
-        if not theirs:
-            said = (
-                f"the reference drops {_where(site)} at rate {_rate(site.kept)}, the port does not"
-            )
-            return ("reference", key), 1.0, said, site
-        kept = theirs[0].kept
-        if kept != site.kept:
-            said = f"the reference drops {_where(site)} at rate {_rate(site.kept)}, the port at"
-            return ("reference", key), kept, f"{said} {_rate(kept)}", site
-    for key, site in table.port.items():
-        if ("port", key) not in known and (site.source is None or not site.exact):
-            said = (
-                f"the port drops {_where(site)} at rate {_rate(site.kept)}, the reference does not"
-            )
-            return ("port", key), 1.0, said, site
-    return None
+        said = f"the reference drops {_where(site)} at rate {_rate(site.kept)}, the port"
+        if theirs is not None:
+            said = f"{said} at {_rate(theirs.kept)}"
+            return [Change("reference", site, theirs.kept, said)]
+        found.append(Change("reference", site, 1.0, f"{said} does not"))
+        break
+    for site in left:
+        if site.source is None or not site.exact:
+            said = f"the port drops {_where(site)} at rate {_rate(site.kept)}, the reference"
+            found.append(Change("port", site, 1.0, f"{said} does not"))
+            break
+    return found
 
 
 def _where(site: Site) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -69,13 +70,12 @@ class Watch:
 def _shared(layer: Any, watch: Watch) -> Callable[..., Any]:
     """The layer's own call says whether it drops, at which rate and along which axes."""
     call = layer.__call__
+    takes_key = "key" in inspect.signature(call).parameters
 
     @wraps(call)
     def dropout(self: Any, x: Any, *args: Any, **keywords: Any) -> Any:
-        if "key" in keywords and keywords["key"] is None:
-            keywords["key"] = jax.random.key(0)
-        elif layer.__module__.startswith("equinox") and "key" not in keywords:
-            keywords["key"] = jax.random.key(0)
+        if takes_key and keywords.get("key") is None:
+            keywords["key"] = jax.random.key(0)  # never drawn from
         watch.asked.append([])
         try:
             made = call(self, x, *args, **keywords)
