@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from pytest_fwcompare.errors import FwcompareError
+from pytest_fwcompare.gate import commands as gate
 from pytest_fwcompare.report import commands as reports
 
 OK, DIFFERS, MISUSED = 0, 1, 2
@@ -38,6 +39,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("report", "Write a saved run as .html or .md.", reports.add_report, reports.report),
     Command("show", "Print a saved run.", reports.add_show, reports.show),
     Command("schema", "Print the schema of a .json report.", reports.add_schema, reports.schema),
+    Command("merge", "Put baselines of several jobs together.", gate.add_merge, gate.merge),
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,8 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from pytest_fwcompare.backends.registry import imported_backends
 from pytest_fwcompare.conclusion import conclude, time_sides
 from pytest_fwcompare.errors import FwcompareError, ModelError
+from pytest_fwcompare.gate.digest import digest_of
 from pytest_fwcompare.inputs.examples import Example
 from pytest_fwcompare.inputs.spec import TensorSpec
 from pytest_fwcompare.judging import judge_examples
@@ -52,6 +57,7 @@ def compare(
     timings: bool = False,
     repro: str | os.PathLike[str] | None = None,
     distributions: bool = False,
+    deterministic: bool = False,
 ) -> Comparison:
     """Judge whether `port` computes the same function as `reference`.
 
@@ -80,6 +86,9 @@ def compare(
         repro: folder to write a standalone script to if the verdict fails; for described networks
             and factories that can be imported by name.
         distributions: keep histograms of both sides' parameters and gradients.
+        deterministic: give equal figures in equal runs, as a baseline needs: examples of specs
+            are planned and not searched for, factories find global random states seeded, and the
+            comparison has a digest of both sides.
 
     Raises:
         UsageError: an argument asks for something that cannot be done.
@@ -92,10 +101,13 @@ def compare(
     request = replace(request, distributions=distributions)
     if repro is not None:
         request = replace(request, repro=Repro(Path(repro), reference, port))
+    request = replace(request, deterministic=deterministic)
     with ExitStack() as stack:
-        ours = open_side(reference, "reference", dtype=dtype, device=device, mode=mode)
+        with seeded(request):
+            ours = open_side(reference, "reference", dtype=dtype, device=device, mode=mode)
         stack.callback(ours.side.close)
-        theirs = open_side(port, "port", dtype=dtype, device=device, mode=mode)
+        with seeded(request):
+            theirs = open_side(port, "port", dtype=dtype, device=device, mode=mode)
         stack.callback(theirs.side.close)
         made = compare_opened(ours, theirs, request)
     return replace(made, seconds=time.perf_counter() - started)
@@ -122,6 +134,9 @@ def compare_opened(ours: Opened, theirs: Opened, request: Request) -> Comparison
         with calm_threads(ours, theirs):
             pair = make_pair(ours, theirs, request, story, telling)
             judge_examples(pair, request, story)
+            if request.deterministic:
+                first = story.tally.findings[0].example
+                blank = replace(blank, digest=digest_of(pair, first))
             story.notices.update(pair.notices)
             story.notices.update(dict.fromkeys(ours.notices + theirs.notices))
             judged = conclude(blank, pair, request, story)
@@ -155,6 +170,29 @@ def axes_hint(error: FwcompareError, request: Request) -> str:
         f"\nThe port got {' and '.join(map(repr, unordered))} in the reference's axis order. If "
         f'it wants another, say so: TensorSpec(..., axes="NCHW", port_axes="NHWC")'
     )
+
+
+@contextmanager
+def seeded(request: Request) -> Iterator[None]:
+    """Global random states set to the seed for what a factory draws; put back afterwards.
+
+    Python's and NumPy's, and those of the frameworks that are imported by now. A framework that
+    the factory imports itself begins as its import leaves it.
+    """
+    if not request.deterministic:
+        yield
+        return
+    python, numpy = random.getstate(), np.random.get_state()
+    with ExitStack() as stack:
+        for backend in imported_backends():
+            stack.enter_context(backend.seeded(request.seed))
+        try:
+            random.seed(request.seed)
+            np.random.seed(request.seed % 2**32)
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
 
 
 @contextmanager

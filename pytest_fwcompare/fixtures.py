@@ -19,15 +19,20 @@ from pytest_fwcompare.errors import FwcompareError, UsageError
 from pytest_fwcompare.options import Case, Settings, cases
 
 if TYPE_CHECKING:
+    from pytest_fwcompare.gate.conditions import Condition
+    from pytest_fwcompare.gate.plugin import Examiner
     from pytest_fwcompare.networks import Network
     from pytest_fwcompare.recording import ItemRecords
     from pytest_fwcompare.records import Comparison, Timing
+
+FIXTURES = frozenset({"fwcompare_build", "fwcompare_network", "fwcompare_port"})
 
 CASE = "fwcompare_case"
 """Name of the parameter that carries an item's case."""
 
 SETTINGS = pytest.StashKey[Settings]()
 CURRENT = pytest.StashKey["pytest.Item | None"]()
+GATE: pytest.StashKey[Examiner] = pytest.StashKey()
 RECORDS: pytest.StashKey[ItemRecords] = pytest.StashKey()
 
 
@@ -110,6 +115,10 @@ class Fixture:
             name = re.sub(r"[^\w.-]+", "-", item.nodeid).strip("-")
             made = 0 if in_hypothesis() else self._made()
             keywords.setdefault("repro", settings.repro / (f"{name}-{made + 1}" if made else name))
+        gate = self._config.stash.get(GATE, None)
+        if gate is not None:
+            keywords.setdefault("deterministic", True)
+        conditions = self._conditions(fail_on)
         try:
             comparison = pytest_fwcompare.compare(reference, port, **keywords)
             timings = comparison.timings if time is None else time(keywords)
@@ -121,9 +130,22 @@ class Fixture:
             replay=replay(item.nodeid, settings, comparison.replay),
             timings=tuple(dataclasses.replace(t, shared_machine=shared) for t in timings),
         )
-        record(item, comparison, repeated=in_hypothesis())
-        comparison.assert_equivalent(settings.fail_on if fail_on is None else tuple(fail_on))
+        repeated = in_hypothesis()
+        if gate is not None:
+            comparison = gate.examined(comparison, item, place(item, comparison, repeated))
+        record(item, comparison, repeated=repeated)
+        fail_if(comparison, conditions)
         return comparison
+
+    def _conditions(self, fail_on: tuple[str, ...] | None) -> tuple[Condition, ...]:
+        """What fails the comparison: what the call says, else what the run says."""
+        settings = self._config.stash[SETTINGS].gate
+        if fail_on is None:
+            return settings.conditions
+        from pytest_fwcompare.gate.conditions import parse
+
+        found = parse(",".join(fail_on), "fail_on") if fail_on else ()
+        return tuple(c for c in found if not (settings.update and c.what == "drift"))
 
 
 class FwcomparePort(Fixture):
@@ -137,7 +159,7 @@ class FwcomparePort(Fixture):
         Args:
             reference: model, factory or Network that is taken as right.
             port: the one that is judged.
-            fail_on: verdicts that fail, instead of those of `--fwcompare-fail-on`.
+            fail_on: conditions that fail, instead of those of `--fwcompare-fail-on`.
             **keywords: of `compare`; device, dtype and mode come from the item where not given.
 
         Raises:
@@ -173,7 +195,7 @@ class FwcompareNetwork(Fixture):
         Args:
             network: the description.
             inputs: as for `compare`; None takes the network's own.
-            fail_on: verdicts that fail, instead of those of `--fwcompare-fail-on`.
+            fail_on: conditions that fail, instead of those of `--fwcompare-fail-on`.
             **keywords: of `compare`.
 
         Raises:
@@ -340,6 +362,23 @@ def not_compared(
         replay=replay(item.nodeid, settings, ""),
     )
     return [Result(item.nodeid, item_group(item), 1, 1, made).to_plain()]
+
+
+def place(item: pytest.Item, comparison: Comparison, repeated: bool) -> int:
+    """Which of the item's comparisons this is, 1 for the first; see `ItemRecords.add`."""
+    records = item.stash.get(RECORDS, None)
+    return 1 if records is None else records.place(comparison, repeated=repeated) + 1
+
+
+def fail_if(comparison: Comparison, conditions: tuple[Condition, ...]) -> None:
+    """Raise AssertionError with the comparison's summary if it meets one of the conditions."""
+    __tracebackhide__ = True
+    from pytest_fwcompare.gate.conditions import exceeded, verdicts
+
+    said = exceeded(comparison, conditions)
+    if said:
+        raise AssertionError("\n".join([*said, comparison.summary()]))
+    comparison.assert_equivalent(verdicts(conditions))
 
 
 def in_hypothesis() -> bool:

@@ -13,6 +13,8 @@ from pytest_fwcompare.errors import UsageError
 from pytest_fwcompare.fixtures import (  # noqa: F401  fixtures are found by being here
     CASE,
     CURRENT,
+    FIXTURES,
+    GATE,
     RECORDS,
     SETTINGS,
     fwcompare_build,
@@ -30,7 +32,6 @@ MARKER = (
     "fwcompare(frameworks, devices, dtypes, modes, examples): narrows the axes of the "
     "comparisons made in a test; the test is skipped without --fwcompare"
 )
-FIXTURES = frozenset({"fwcompare_build", "fwcompare_network", "fwcompare_port"})
 
 LOG_WIDTH = 160
 
@@ -51,8 +52,17 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"fwcompare: {error}") from None
     config.stash[SETTINGS] = settings
     config.stash[MISTAKES] = []
-    if settings.enabled and not hasattr(config, "workerinput"):
-        collector = Collector(config)
+    if not settings.enabled:
+        return
+    collector = None if hasattr(config, "workerinput") else Collector(config)
+    if settings.gate.baseline is not None:
+        from pytest_fwcompare.gate.plugin import register
+
+        try:
+            config.stash[GATE] = register(config, collector.results if collector else None)
+        except UsageError as error:
+            raise pytest.UsageError(f"fwcompare: --fwcompare-baseline: {error}") from None
+    if collector is not None:
         config.pluginmanager.register(collector, "fwcompare-collector")
         if os.environ.get("GITHUB_ACTIONS") == "true":
             from pytest_fwcompare.report.github import GitHub

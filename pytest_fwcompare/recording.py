@@ -73,14 +73,20 @@ class ItemRecords:
 
     def add(self, comparison: Comparison, *, repeated: bool) -> None:
         """Keep a comparison; `repeated` says that the test body is one that runs many times."""
-        if repeated:
-            for index, other in enumerate(self._comparisons):
-                if same_sides(other, comparison):
-                    self._calls[index] += 1
-                    self._comparisons[index] = _worse(other, comparison)
-                    return
-        self._comparisons.append(comparison)
-        self._calls.append(1)
+        index = self.place(comparison, repeated=repeated)
+        if index == len(self._comparisons):
+            self._comparisons.append(comparison)
+            self._calls.append(1)
+        else:
+            self._calls[index] += 1
+            self._comparisons[index] = _worse(self._comparisons[index], comparison)
+
+    def place(self, comparison: Comparison, *, repeated: bool) -> int:
+        """Where a comparison belongs among those kept: with one of the same sides, or behind."""
+        for index, other in enumerate(self._comparisons if repeated else ()):
+            if same_sides(other, comparison):
+                return index
+        return len(self._comparisons)
 
     @property
     def comparisons(self) -> Sequence[Comparison]:

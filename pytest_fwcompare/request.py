@@ -42,6 +42,7 @@ class Request:
     timings: bool
     repro: Repro | None = None
     distributions: bool = False
+    deterministic: bool = False
 
 
 @dataclass

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -341,6 +342,13 @@ class Backend(ABC):
     def environment(self) -> dict[str, Any]:
         """Plain facts for the record: version, threads, TF32 and determinism flags."""
         return {"version": self.version()}
+
+    def seeded(self, seed: int) -> AbstractContextManager[None]:
+        """Global random state set to a seed for a while; the framework is imported by now.
+
+        A framework that keeps none, as every draw is given its key, has nothing to do.
+        """
+        return nullcontext()
 
     def threads(self) -> int | None:
         """How many threads it uses now, or None where that cannot be changed or told."""

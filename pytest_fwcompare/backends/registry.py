@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -79,6 +80,14 @@ def present(found: Backend) -> Backend:
 def available() -> dict[str, str | None]:
     """Every framework's name with the reason why it cannot be used here, or None."""
     return {name: backend(name).unavailable() for name in import_strings()}
+
+
+def imported_backends() -> Iterator[Backend]:
+    """Backends whose framework this process has imported."""
+    for name in import_strings():
+        found = backend(name)
+        if all(module in sys.modules for module in found.imports):
+            yield found
 
 
 def owner(model: object) -> Backend:

@@ -178,7 +178,7 @@ def as_text(entry: Entry) -> str:
 
 def rounded(value: float) -> float:
     """A figure as the file keeps it: three digits."""
-    return float(f"{value:.3g}") if math.isfinite(value) else value
+    return float(f"{value:.3g}") + 0.0 if math.isfinite(value) else value  # no negative zero
 
 
 def _plain(entry: Entry) -> dict[str, Any]:

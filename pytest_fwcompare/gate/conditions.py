@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_fwcompare.errors import UsageError
+from pytest_fwcompare.formats import format_of
 
 if TYPE_CHECKING:
     from pytest_fwcompare.records import Comparison
@@ -153,6 +154,8 @@ def exceeded(comparison: Comparison, conditions: Iterable[Condition]) -> list[st
 
 def _drift(comparison: Comparison, condition: Condition) -> str:
     drift = comparison.drift
+    if drift is not None and drift.verdict is None:
+        return f"no baseline: {drift.whose}" if drift.whose else ""
     changes = () if drift is None else drift.changes
     moved = [change for change in changes if change.times > condition.limit]
     if not moved:
@@ -189,5 +192,4 @@ def _ulp(comparison: Comparison, condition: Condition) -> str:
 
 def ulp_of(dtype: str) -> float:
     """The unit in the last place of 1."""
-    bits = {"float64": 52, "float32": 23, "float16": 10, "bfloat16": 7}
-    return 2.0 ** -bits[dtype]
+    return 2 * format_of(dtype).roundoff

@@ -38,10 +38,11 @@ def digest_of(pair: Pair, example: Example) -> Digest:
             for group, arrays in _groups(run).items():
                 if arrays:
                     passes[f"{role} {precision} {group}"] = fingerprint(arrays)
-    weights = point.weights if point.weights is not None else pair.given
+    # The weights the reference came with too: other examples are judged with them.
+    weights = [point.weights or {}, pair.given]
     return Digest(
-        fingerprint(list(point.inputs.values())),
-        fingerprint([weights[name] for name in sorted(weights)]),
+        fingerprint(point.inputs.values()),
+        fingerprint(values[name] for values in weights for name in sorted(values)),
         dict(sorted(passes.items())),
     )
 
@@ -74,5 +75,9 @@ def fingerprint(arrays: Iterable[np.ndarray]) -> Fingerprint:
             sums += [float((values * np.cos(1.0 + step * places)).sum()) for step in WAVES]
             start += values.size
     norm = square**0.5
-    turned = tuple(round(float(total) / norm, DIGITS) + 0.0 if norm else 0.0 for total in sums)
-    return Fingerprint(float(f"{norm:.{DIGITS}g}"), turned)
+    turned = (round(float(total) / norm, DIGITS) if norm else 0.0 for total in sums)
+    return Fingerprint(_short(norm), tuple(_short(value) for value in turned))
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}") + 0.0  # no negative zero

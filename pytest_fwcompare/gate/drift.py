@@ -41,6 +41,8 @@ def drift_of(
     changes.sort(key=lambda change: -change.times)
     versions = changes_of(baseline.environment(case), environment_of(comparison))
     moved, whose = whose_doing(entry.digest, comparison, versions)
+    if entry.examples != comparison.examples.count:
+        whose += f"; {entry.examples} examples were judged then, {comparison.examples.count} now"
     return Drift(
         case=case,
         axes=axes,
@@ -114,7 +116,8 @@ def _sensitivity(comparison: Comparison, entry: Entry) -> Iterator[Change]:
 
 def _grown(figure: str, before: float, after: float, least: float) -> Change:
     """How often the old figure, or what rounding makes of it, is contained in the new one."""
-    times = after / max(before, least) if before == before else 0.0
-    if after != after or (math.isinf(after) and math.isinf(before)):
-        times = 0.0 if before != before or math.isinf(before) else math.inf
+    if not math.isfinite(before):
+        times = 0.0  # nothing is worse
+    else:
+        times = after / max(before, least) if math.isfinite(after) else math.inf
     return Change(figure, before, after, times, f"{before:.3g} -> {after:.3g}")

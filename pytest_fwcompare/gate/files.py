@@ -28,6 +28,18 @@ def read(path: Path) -> Baseline | None:
     return loads(text, str(path))
 
 
+def read_there(path: Path) -> Baseline:
+    """The baseline in a file that must be there.
+
+    Raises:
+        BaselineError: it is not, it cannot be read, or it is no baseline.
+    """
+    found = read(path)
+    if found is None:
+        raise BaselineError(f"{path}: there is no such file")
+    return found
+
+
 def update(path: Path, change: Callable[[Baseline], Baseline]) -> Baseline:
     """Change the baseline in a file, which other processes may do at the same time.
 

@@ -36,7 +36,7 @@ class MergeConflict(BaselineError):
         self.cases = cases
 
 
-def merge(
+def merge_all(
     baselines: Mapping[str, Baseline], base: Baseline | None = None, prefer: str | None = None
 ) -> Baseline:
     """One baseline with the cases of all.

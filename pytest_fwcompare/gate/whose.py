@@ -42,8 +42,8 @@ def whose_doing(
     for what in ("inputs", "weights"):
         if distance(getattr(before, what), getattr(after, what)) > STILL:
             return "inputs", (
-                f"whose doing it was cannot be told: the first example's {what} are other ones "
-                f"than the baseline's; {_named(versions)}"
+                f"whose doing it was cannot be told: the {what} are other ones than the "
+                f"baseline's; {_named(versions)}"
             )
     ours, theirs = _moves("reference", before, after), _moves("port", before, after)
     far, farther = (max(moves.values(), default=0.0) for moves in (ours, theirs))

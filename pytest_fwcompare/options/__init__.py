@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_fwcompare.errors import UsageError
 from pytest_fwcompare.formats import DTYPES
-from pytest_fwcompare.options import report
+from pytest_fwcompare.options import gate, report
 from pytest_fwcompare.options.axes import (
     AXES,
     DEFAULTS,
@@ -25,6 +25,7 @@ from pytest_fwcompare.options.axes import (
     check_frameworks,
     marker_values,
 )
+from pytest_fwcompare.options.gate import GateSettings
 from pytest_fwcompare.options.given import base, check_count, flag, given, split
 from pytest_fwcompare.options.report import Reports
 
@@ -43,9 +44,6 @@ __all__ = [
     "read_settings",
 ]
 
-VERDICTS = ("equivalent", "semantic", "precision", "subgradient", "nonfinite", "error")
-FAIL_ON = ("semantic", "precision", "nonfinite", "error")
-
 
 class Settings(NamedTuple):
     """What the command line and the ini file ask for.
@@ -57,7 +55,7 @@ class Settings(NamedTuple):
         examples_forced: True if the command line gave them, so that no marker changes them.
         timings: False under `--fwcompare-no-timings`.
         report: files and event files to write.
-        fail_on: verdicts that fail a test.
+        gate: what fails a test, and the baseline.
         command: the options given on the command line, to be repeated when replaying.
         repro: folder under which each failing comparison writes a script that shows it.
     """
@@ -67,7 +65,7 @@ class Settings(NamedTuple):
     examples: int | None
     timings: bool
     report: Reports
-    fail_on: tuple[str, ...]
+    gate: GateSettings
     command: tuple[str, ...] = ()
     examples_forced: bool = False
     repro: Path | None = None
@@ -89,7 +87,6 @@ def add_options(parser: pytest.Parser) -> None:
         ("dtypes", "NAMES", f"Working dtypes: {', '.join(DTYPES)}. Default: float32."),
         ("modes", "NAMES", f"Modes: {', '.join(MODES)}. Default: eager."),
         ("examples", "N", "Generated examples a comparison."),
-        ("fail-on", "VERDICTS", f"Verdicts that fail a test. Default: {','.join(FAIL_ON)}."),
     ):
         group.addoption(f"--fwcompare-{key}", metavar=meta, default=None, help=text)
         parser.addini(f"fwcompare_{key.replace('-', '_')}", text, default=None)
@@ -104,6 +101,7 @@ def add_options(parser: pytest.Parser) -> None:
     text = "Write a folder with a standalone script for each failing comparison."
     group.addoption("--fwcompare-repro", metavar="DIR", default=None, help=text)
     parser.addini("fwcompare_repro", text, default=None)
+    gate.add(group, parser)
 
 
 def read_settings(config: pytest.Config) -> Settings:
@@ -114,15 +112,15 @@ def read_settings(config: pytest.Config) -> Settings:
     """
     axes: dict[str, Choice] = {axis: _axis(config, axis) for axis in AXES}
     raw, source = given(config, "examples")
-    fail_on, fail_source = given(config, "fail_on")
+    gated = gate.read(config)
     return Settings(
         enabled=flag(config, "fwcompare"),
         axes=axes,
         examples=None if raw is None else check_count(raw, source),
         timings=not flag(config, "fwcompare_no_timings"),
         report=report.read(config),
-        fail_on=FAIL_ON if fail_on is None else _verdicts(fail_on, fail_source),
-        command=_command(config),
+        gate=gated,
+        command=(*_command(config), *gated.command),
         examples_forced=source.startswith("--"),
         repro=_repro(config),
     )
@@ -135,17 +133,6 @@ def _axis(config: pytest.Config, axis: AxisName) -> Choice:
     values = split(raw, source)
     check_axis(axis, values, source)
     return Choice(values, source)
-
-
-def _verdicts(raw: object, source: str) -> tuple[str, ...]:
-    values = split(raw, source)
-    for value in values:
-        if value not in VERDICTS or value == "equivalent":
-            raise UsageError(
-                f"{source}: unknown verdict {value!r}; those that can fail are "
-                f"{', '.join(VERDICTS[1:])}"
-            )
-    return values
 
 
 def _repro(config: pytest.Config) -> Path | None:

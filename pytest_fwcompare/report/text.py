@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 
 from pytest_fwcompare.records import Comparison, ExampleRecord, TensorRow, Timing
+from pytest_fwcompare.report.drift import drift_sentences
 from pytest_fwcompare.report.numbers import figure, number, seconds, size, times
 from pytest_fwcompare.report.tree import tree_lines
 
@@ -75,6 +76,7 @@ def _sections(comparison: Comparison) -> Iterator[tuple[str, Iterable[str]]]:
     elif row is not None or comparison.verdict != "error":
         yield "judged", _judged(comparison)
     yield "controls", _controls(comparison)
+    yield "drift", drift_sentences(comparison)
     yield "time", [timing_sentence(timing) for timing in comparison.timings]
     yield "notice", comparison.notices
     yield "replay", comparison.replay.splitlines()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -102,6 +104,13 @@ class TensorFlowBackend(Backend):
             else os.environ.get("TF_DETERMINISTIC_OPS", "0") == "1",
             "tf32": bool(tf.config.experimental.tensor_float_32_execution_enabled()),
         }
+
+    @contextmanager
+    def seeded(self, seed: int) -> Iterator[None]:
+        from pytest_fwcompare.backends.tensorflow.state import seeded
+
+        with seeded(seed):
+            yield
 
     def set_threads(self, count: int) -> None:
         """Use that many threads, if TensorFlow has not started its pools yet."""

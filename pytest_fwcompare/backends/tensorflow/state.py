@@ -79,6 +79,21 @@ def has_global_generator() -> bool:
     return getattr(stateful_random_ops, "global_generator", None) is not None
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """The global seed set for a while, so that operations without one draw the same each time."""
+    from tensorflow.python.eager import context
+
+    before, state = context.global_seed(), random_state()
+    tf.random.set_seed(seed)
+    try:
+        yield
+    finally:
+        # Drops kernels that were cached under the seed, and the eager stream with it.
+        tf.random.set_seed(before)
+        restore_random(state)
+
+
 def restore_random(state: Any) -> None:
     """Set what `random_state` returned."""
     from tensorflow.python.eager import context

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, final
 
 from pytest_fwcompare.backends.base import Backend, Built, Side
@@ -70,6 +72,18 @@ class TorchBackend(Backend):
             "default_dtype": str(torch.get_default_dtype()).removeprefix("torch."),
             "flush_denormal": _flushes_subnormals(),
         }
+
+    @contextmanager
+    def seeded(self, seed: int) -> Iterator[None]:
+        import torch
+
+        used = torch.cuda.is_available() and torch.cuda.is_initialized()
+        devices = range(torch.cuda.device_count()) if used else ()
+        with torch.random.fork_rng(devices):
+            torch.default_generator.manual_seed(seed)
+            if used:
+                torch.cuda.manual_seed_all(seed)
+            yield
 
     def threads(self) -> int | None:
         import torch
