@@ -43,11 +43,32 @@ OPTIONS = {
     ),
     "unknown verdict": (
         "--fwcompare-fail-on=wrong",
-        "--fwcompare-fail-on: unknown verdict 'wrong'; those that can fail are semantic, *",
+        "--fwcompare-fail-on: character 1: unknown verdict or figure 'wrong'; there are *",
     ),
     "a verdict that cannot fail": (
         "--fwcompare-fail-on=equivalent",
-        "--fwcompare-fail-on: unknown verdict 'equivalent'; those that can fail are semantic, *",
+        "--fwcompare-fail-on: character 1: unknown verdict or figure 'equivalent'; there are *",
+    ),
+    "drift from nothing": (
+        "--fwcompare-fail-on=drift",
+        "--fwcompare-fail-on=drift: drift is held against a baseline; name it with "
+        "--fwcompare-baseline=PATH",
+    ),
+    "a baseline that is a folder": (
+        "--fwcompare-baseline=folder.json",
+        "--fwcompare-baseline=folder.json: expected a file, this is a folder",
+    ),
+    "a baseline of another kind": (
+        "--fwcompare-baseline=drift.yaml",
+        "--fwcompare-baseline=drift.yaml: expected the path of a .json file",
+    ),
+    "no baseline to update": (
+        "--fwcompare-update-baseline",
+        "--fwcompare-update-baseline: which one? Name it with --fwcompare-baseline=PATH",
+    ),
+    "no baseline to prune": (
+        "--fwcompare-prune-baseline",
+        "--fwcompare-prune-baseline: which one? Name it with --fwcompare-baseline=PATH",
     ),
     "report of an unknown kind": (
         "--fwcompare-report=out.pdf",

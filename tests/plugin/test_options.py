@@ -32,11 +32,14 @@ def test_help_names_every_option_and_ini_twin(pytester: pytest.Pytester) -> None
             "  --fwcompare-dtypes=NAMES",
             "  --fwcompare-modes=NAMES",
             "  --fwcompare-examples=N",
-            "  --fwcompare-fail-on=VERDICTS",
             "  --fwcompare-no-timings",
             "  --fwcompare-report=PATH",
             "  --fwcompare-tensorboard=DIR",
             "  --fwcompare-repro=DIR*",
+            "  --fwcompare-fail-on=CONDITIONS",
+            "  --fwcompare-baseline=PATH",
+            "  --fwcompare-update-baseline",
+            "  --fwcompare-prune-baseline",
         ]
     )
     for name in (
@@ -48,10 +51,12 @@ def test_help_names_every_option_and_ini_twin(pytester: pytest.Pytester) -> None
         "fail_on",
         "report",
         "tensorboard",
+        "baseline",
     ):
         result.stdout.fnmatch_lines([f"  fwcompare_{name} (*"])
     result.stdout.fnmatch_lines(["  fwcompare (bool):*"])
-    result.stdout.fnmatch_lines(["  fwcompare_no_timings (bool):*"])
+    for name in ("no_timings", "update_baseline", "prune_baseline"):
+        result.stdout.fnmatch_lines([f"  fwcompare_{name} (bool):*"])
 
 
 def test_the_marker_is_listed(pytester: pytest.Pytester) -> None:
