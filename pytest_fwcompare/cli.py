@@ -38,6 +38,7 @@ class Command(NamedTuple):
 COMMANDS: tuple[Command, ...] = (
     Command("report", "Write a saved run as .html or .md.", reports.add_report, reports.report),
     Command("show", "Print a saved run.", reports.add_show, reports.show),
+    Command("diff", "Say what changed between two saved runs.", reports.add_diff, reports.diff),
     Command("schema", "Print the schema of a .json report.", reports.add_schema, reports.schema),
     Command("merge", "Put baselines of several jobs together.", gate.add_merge, gate.merge),
 )

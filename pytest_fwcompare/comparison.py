@@ -26,6 +26,7 @@ from pytest_fwcompare.link import choose_mapping, telling_example
 from pytest_fwcompare.outputs import StructureError
 from pytest_fwcompare.pair import Pair
 from pytest_fwcompare.points import arguments
+from pytest_fwcompare.progress import tell
 from pytest_fwcompare.records import (
     Comparison,
     Examples,
@@ -103,9 +104,11 @@ def compare(
         request = replace(request, repro=Repro(Path(repro), reference, port))
     request = replace(request, deterministic=deterministic)
     with ExitStack() as stack:
+        tell("opening the reference")
         with seeded(request):
             ours = open_side(reference, "reference", dtype=dtype, device=device, mode=mode)
         stack.callback(ours.side.close)
+        tell("opening the port")
         with seeded(request):
             theirs = open_side(port, "port", dtype=dtype, device=device, mode=mode)
         stack.callback(theirs.side.close)
@@ -132,6 +135,7 @@ def compare_opened(ours: Opened, theirs: Opened, request: Request) -> Comparison
     try:
         telling = prepare(ours, theirs, request)
         with calm_threads(ours, theirs):
+            tell("pairing the weights")
             pair = make_pair(ours, theirs, request, story, telling)
             judge_examples(pair, request, story)
             if request.deterministic:

@@ -12,6 +12,7 @@ from pytest_fwcompare.inputs.examples import Example, shrink
 from pytest_fwcompare.judge.tally import Finding
 from pytest_fwcompare.outputs import StructureError
 from pytest_fwcompare.pair import Pair
+from pytest_fwcompare.progress import tell
 from pytest_fwcompare.records import (
     Comparison,
     Controls,
@@ -37,7 +38,10 @@ def conclude(blank: Comparison, pair: Pair, request: Request, story: Story) -> C
             f"largest value: something is random in inference (dropout left on?)"
         ] = None
     elif verdict not in ("equivalent",):
+        tell("making the example small")
         worst = shrunk(pair, request, worst)
+    if verdict != "equivalent":
+        tell("looking for the place and the cause")
     found = diagnose_finding(pair, request.explain, verdict, worst, story.tally, story.unstable)
     verdict = found.verdict
     rows = story.tally.rows()
@@ -154,6 +158,7 @@ def controls_after(pair: Pair, story: Story, verdict: Verdict) -> Controls:
         return Controls()
     from pytest_fwcompare.controls import disturb
 
+    tell("disturbing the port")
     examples = [finding.example for finding in story.tally.findings]
     return disturb(pair, max(examples, key=lambda example: example.telling))
 

@@ -6,6 +6,9 @@ import numpy as np
 
 BINS = 30
 
+WIDEST = 1e300
+"""Range from which on the arithmetic of bins overflows."""
+
 Array = np.ndarray
 
 
@@ -22,9 +25,12 @@ def histogram(values: Array) -> tuple[tuple[float, ...], tuple[int, ...]]:
     flat = np.asarray(values, float).ravel()
     if not flat.size:
         return (), ()
+    low, high = float(flat.min()), float(flat.max())
+    whole = (low, high), (flat.size,)
+    if high - low > WIDEST:
+        return whole
     try:
-        with np.errstate(over="ignore"):
-            counts, edges = np.histogram(flat, bins=BINS)
-    except ValueError:  # NumPy: no finite bins fit into this range
-        return (float(flat.min()), float(flat.max())), (flat.size,)
+        counts, edges = np.histogram(flat, bins=BINS)
+    except ValueError:  # NumPy: so many bins do not fit into this range
+        return whole
     return tuple(edges.tolist()), tuple(counts.tolist())

@@ -8,6 +8,7 @@ from pytest_fwcompare.errors import ModelError
 from pytest_fwcompare.inputs.examples import Example, search
 from pytest_fwcompare.judge.tally import ORDER, Finding
 from pytest_fwcompare.pair import Pair
+from pytest_fwcompare.progress import tell
 from pytest_fwcompare.request import Request, Story
 from pytest_fwcompare.trial import judge_example, runs_alone
 
@@ -20,6 +21,7 @@ def judge_examples(pair: Pair, request: Request, story: Story) -> None:
 
     def visit(example: Example) -> float:
         number = len(story.tally.findings)
+        tell("example", number + 1, request.examples)
         if number == 0:
             look_for_instability(pair, example, story)
         finding = judge(pair, example, number, request, story)

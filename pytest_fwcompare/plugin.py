@@ -69,6 +69,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
             github = GitHub(config, collector.results, os.environ)
             config.pluginmanager.register(github, "fwcompare-github")
+        from pytest_fwcompare.report.live import Live
+
+        config.pluginmanager.register(Live(config), "fwcompare-live")
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from pytest_fwcompare.recording import Result
 from pytest_fwcompare.records import (
+    Change,
     Comparison,
     Control,
     Controls,
+    DepthRow,
+    Distribution,
+    Drift,
     ExampleRecord,
     Examples,
     Quartiles,
     TensorRow,
     Timing,
+    WeightRow,
 )
 
 
@@ -40,7 +46,9 @@ def equivalent(**keywords: Any) -> Comparison:
             "noise": 3.4e-7,
             "tensors": (
                 TensorRow("output logits", "output", "equivalent", 2.1e-15, 1e-7, 3.4e-7, 5e-8),
-                TensorRow("gradient of fc.weight", "parameter gradient", "equivalent", 0, 0, 0, 0),
+                TensorRow(
+                    "gradient of fc.weight", "parameter gradient", "equivalent", 0.0, 0.0, 0.0, 0.0
+                ),
             ),
             "examples": Examples(20),
             "controls": Controls(
@@ -112,3 +120,80 @@ def semantic(**keywords: Any) -> Comparison:
             **keywords,
         }
     )
+
+
+HOSTILE = "tests/test_port.py::test_port[<script>document.title='owned'</script>\"'&|`*_]"
+"""A test's id that is markup in every language that a report is written in."""
+
+DEPTH = (
+    DepthRow("embed", "Linear", "matched", "embed", 0.0, 2.2e-16),
+    DepthRow("encoder.0", "LayerNorm", "matched", "block_0", 3.1e-15, 4e-15),
+    DepthRow("encoder.1.norm2", "LayerNorm", "culprit", None, 2.3e-3, 1.1e-3),
+    DepthRow("", "add", "after", None, 1.9e-3, None),
+    DepthRow("<b>aux</b>", "Linear", "unmatched", None, None, None),
+)
+
+DRIFT = Drift(
+    case="tests/test_port.py::test_port",
+    verdict="equivalent",
+    gap=2.1e-15,
+    reference_noise=1e-7,
+    port_noise=1.3e-7,
+    changes=(
+        Change("verdict", float("nan"), float("nan"), float("inf"), "equivalent -> semantic"),
+        Change("gap", 2.1e-15, 2.3e-3, 1.1e12, "2.1e-15 -> 0.0023"),
+    ),
+    moved="port",
+    whose="the port moved: the reference gives the same values as when it was recorded",
+    versions={"tensorflow version": ("2.20.0", "2.21.0")},
+)
+
+
+def distribution(role: str, kind: str = "parameter") -> Distribution:
+    return Distribution(
+        "fc.weight",
+        kind,  # type: ignore[arg-type]
+        role,  # type: ignore[arg-type]
+        edges=(-1.0, 0.0, 1.0),
+        counts=(3, 1),
+        total=-1.25,
+        squares=1.5,
+    )
+
+
+def everything() -> Comparison:
+    """A comparison in which every part of a report has something to show."""
+    return semantic(
+        depth=DEPTH,
+        examples=Examples(4, semantic().examples.worst, (0.0, 3e-9, 41000.0, float("inf"))),
+        weights=(
+            WeightRow("dense/kernel", ("fc.weight",), "Transpose(axes=(1, 0))", "by shape"),
+            WeightRow("", ("dead.bias",), "", "nothing takes it"),
+        ),
+        controls=Controls((Control("fc.weight", 1e-3, True, 4e3),), ("dead.bias",)),
+        timings=(timing("torch", 1.0, peak_bytes=2**20), timing("tensorflow", 2.5)),
+        environment={
+            "torch": {"version": "2.13.0+cpu", "flags": {"tf32": False}},
+            "tensorflow": {"version": "2.21.0"},
+        },
+        drift=DRIFT,
+        distributions=tuple(
+            distribution(role, kind)
+            for role in ("reference", "port")
+            for kind in ("parameter", "gradient")
+        ),
+    )
+
+
+def run() -> list[Result]:
+    """A run with a pass, a failure of everything, a hostile id and a test that never compared."""
+    broken = Comparison(
+        "error", "unknown", "unknown", message="the test failed: <i>ValueError</i>"
+    )
+    made = {
+        "tests/test_port.py::test_right": equivalent(replay="pytest --fwcompare 'x'"),
+        "tests/test_port.py::test_wrong": everything(),
+        HOSTILE: semantic(verdict="precision"),
+        "tests/test_port.py::test_broken": broken,
+    }
+    return [Result(test, test, 1, 1, comparison) for test, comparison in made.items()]

@@ -1,4 +1,4 @@
-"""The subcommands that read saved runs: report, show, schema."""
+"""The subcommands that read saved runs: report, show, diff, schema."""
 
 from __future__ import annotations
 
@@ -95,6 +95,29 @@ def show(options: argparse.Namespace) -> int:
         if options.test or not result.comparison.passed:
             print(f"\n{name_of(result)}\n{result.comparison.summary()}")
     return 0
+
+
+def add_diff(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `diff`."""
+    parser.add_argument("old", type=Path, metavar="OLD.json", help="a .json report")
+    parser.add_argument("new", type=Path, metavar="NEW.json", help="a later one")
+    parser.add_argument(
+        "--factor",
+        type=float,
+        default=2.0,
+        help="how many times larger or smaller a figure must be to count; default: 2",
+    )
+
+
+def diff(options: argparse.Namespace) -> int:
+    """Print what changed between two saved runs; 1 if anything but times did."""
+    from pytest_fwcompare.report.diff import difference, told
+
+    if not options.factor >= 1:
+        raise UsageError(f"--factor: expected at least 1, got {options.factor}")
+    found = difference(load(options.old), load(options.new), options.factor)
+    print(*told(found, options.factor), sep="\n")
+    return int(found.differs)
 
 
 def add_schema(parser: argparse.ArgumentParser) -> None:

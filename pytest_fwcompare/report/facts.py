@@ -29,6 +29,8 @@ def facts(comparison: Comparison) -> Iterator[Fact]:
         yield Fact("Cause", comparison.cause)
     for sentence in comparison.evidence:
         yield Fact("Evidence", sentence)
+    for hint in comparison.hints:
+        yield Fact("Hint", hint)
     if measured(comparison):
         yield Fact("Compared", compared(comparison))
     row = worst_tensor(comparison)
@@ -109,7 +111,10 @@ def command(results: Sequence[Result]) -> str:
     A comparison's own command ends with its test; the files of all tests take its place.
     """
     for result in results:
-        words = shlex.split(result.comparison.replay.partition("\n")[0])
+        try:
+            words = shlex.split(result.comparison.replay.partition("\n")[0])
+        except ValueError:  # of a file that was not written by pytest
+            continue
         if words[:1] == ["pytest"] and words[-1] == result.test:
             files = dict.fromkeys(other.test.partition("::")[0] for other in results)
             return shlex.join([*words[:-1], *files])

@@ -16,7 +16,7 @@ from pytest_fwcompare.recording import Result
 from pytest_fwcompare.report.facts import facts, name_of
 from pytest_fwcompare.report.text import headline
 
-TOLD = ("Where", "Cause", "Evidence", "Drift", "Whose doing", "Changed since")
+TOLD = ("Where", "Cause", "Evidence", "Hint", "Drift", "Whose doing", "Changed since")
 """Facts that an annotation repeats; the rest is in the summary."""
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from pytest_fwcompare.backends.base import Argument, Array, Backend, Side, Stopwatch
 from pytest_fwcompare.errors import FwcompareError
+from pytest_fwcompare.progress import TIMING, tell
 from pytest_fwcompare.records import Timing
 from pytest_fwcompare.timing.clocks import available_threads, unsynchronised
 from pytest_fwcompare.timing.memory import peak_rise
@@ -153,6 +154,7 @@ def time_ready(ready: Sequence[Timed]) -> tuple[Timing, ...]:
     """Measure sides in turns, each with the same number of threads."""
     if not ready:
         return ()
+    tell(TIMING)
     with equal_threads([timed.backend for timed in ready]) as threads:
         durations = measure({timed.name: timed.stopwatch for timed in ready})
     return tuple(timing(timed, durations[timed.name], threads) for timed in ready)
