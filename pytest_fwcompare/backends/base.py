@@ -307,6 +307,10 @@ class Backend(ABC):
                 return f"{module} is not installed (pip install {self.distribution})"
         return None
 
+    def tagged(self, tag: str) -> Backend:
+        """What the framework can do under the tag of a worker, where the tag says that."""
+        return self
+
     @abstractmethod
     def version(self) -> str:
         """Version of the framework, with the build where that matters (2.13.0+cpu)."""

@@ -28,7 +28,8 @@ def selected(config: pytest.Config) -> list[str]:
         except FwcompareError as error:
             raise pytest.UsageError(str(error)) from None
     # Torch has to be imported before TensorFlow.
-    return [name for name in import_strings() if name in names]
+    tagged = [name for name in names if "@" in name]  # in workers, where they are alone
+    return [name for name in import_strings() if name in names] + tagged
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

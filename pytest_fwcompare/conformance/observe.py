@@ -100,6 +100,8 @@ class Bench:
             name: _to_canonical(value, self.built.output_axes.get(name))
             for name, value in made.outputs.items()
         }
+        if not self.backend.can_differentiate:
+            return Observation(outputs, {}, {})
         if cotangents is None:
             cotangents = draw_cotangents(outputs)
         gradients = made.backward(
@@ -142,11 +144,11 @@ def _to_canonical(value: Array, axes: Sequence[int] | None) -> Array:
 
 
 def draw_cotangents(outputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Standard normal, exact in float32, the same for the same shapes."""
+    """Standard normal, exact in float32, the same for the same names and shapes."""
     rng = np.random.default_rng(7)
     return {
-        name: rng.standard_normal(value.shape).astype(np.float32).astype(np.float64)
-        for name, value in outputs.items()
+        name: rng.standard_normal(outputs[name].shape).astype(np.float32).astype(np.float64)
+        for name in sorted(outputs)  # some frameworks sort them
     }
 
 

@@ -70,6 +70,8 @@ def check(case: Case, framework: str, dtype: str, share: float, limit: Limit) ->
         bench = opened(stack, backend, network, dtype)
         for sizes, known in zip(case.sizes, expected(case), strict=True):
             found = gaps(known.observation, bench.observe(known.inputs), share)
+            if not backend.can_differentiate:
+                found = {name: gap for name, gap in found.items() if name.startswith("output ")}
             for name, gap in found.items():
                 allowed = limit(bench, known, name)
                 assert gap <= allowed, (

@@ -25,7 +25,7 @@ from pytest_fwcompare.errors import UsageError
 from pytest_fwcompare.networks.graph import Network
 from pytest_fwcompare.workers import pool
 from pytest_fwcompare.workers.process import Task, Worker
-from pytest_fwcompare.workers.specs import KERAS_BACKENDS, parse_name
+from pytest_fwcompare.workers.specs import parse_name
 
 SHOWN = 64
 """Values of an input up to which a message shows them all."""
@@ -87,18 +87,14 @@ class RemoteBackend(Backend):
         self.name = name  # type: ignore[misc]
         self.framework, self.tag = parse_name(name, "worker")
         self._environment = dict(environment or {})
-        local = registry.backend(self.framework)
+        local = registry.backend(self.framework).tagged(self.tag)
         self.distribution = local.distribution  # type: ignore[misc]
         self.imports = local.imports  # type: ignore[misc]
         self.can_build = local.can_build  # type: ignore[misc]
-        forward_only = self.framework == "keras" and self.tag == "numpy"
-        self.can_differentiate = local.can_differentiate and not forward_only  # type: ignore[misc]
+        self.can_differentiate = local.can_differentiate  # type: ignore[misc]
         self.devices = local.devices  # type: ignore[misc]
-        self.modes = ("eager",) if forward_only else local.modes  # type: ignore[misc]
+        self.modes = local.modes  # type: ignore[misc]
         self.dtypes = local.dtypes  # type: ignore[misc]
-        if self.framework == "keras" and self.tag in KERAS_BACKENDS:
-            needed = {"tensorflow": ("tensorflow",), "numpy": ()}.get(self.tag, (self.tag,))
-            self.imports = (*needed, "keras")  # type: ignore[misc]
 
     def unavailable(self) -> str | None:
         """Why it cannot be used: its name means nothing, or its interpreter cannot be run.

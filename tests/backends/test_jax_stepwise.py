@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -82,3 +85,24 @@ def test_a_stopwatch_times_what_the_user_runs():
     watch.forward_backward()
     watch.forward_backward()
     assert len(calls) == before + 2
+
+
+ABORTED = """
+import jax
+import jax.numpy as jnp
+from pytest_fwcompare.backends.jax.stepwise import stepwise
+
+product = stepwise(lambda x, y: jnp.matmul(x, jnp.swapaxes(y, -1, -2)))
+output, pull = jax.jit(lambda x, y: jax.vjp(product, x, y))(
+    jnp.ones((2, 2, 3, 4)), jnp.ones((2, 2, 5, 4))
+)
+jax.block_until_ready(jax.jit(lambda pull, seed: pull(seed))(pull, output))
+"""
+
+
+def test_a_product_with_a_transposed_matrix_does_not_abort_the_process():
+    """XLA's CPU compiler does, where a barrier stands between the two."""
+    found = subprocess.run(
+        [sys.executable, "-c", ABORTED], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stderr[-1000:]

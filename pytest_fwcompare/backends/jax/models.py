@@ -133,6 +133,12 @@ class Twin(ABC):
                 best = (".".join(steps[: place + 1]), found)
         return best
 
+    def submodules(self, model: Any) -> list[tuple[str, Any]]:
+        """Path and object of every callable module within the model."""
+        from pytest_fwcompare.backends.jax.watch import submodules
+
+        return submodules(model)
+
     def aliases(self) -> Mapping[str, tuple[str, ...]]:
         """Other names of the same storage, by name.
 

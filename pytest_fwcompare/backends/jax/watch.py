@@ -55,7 +55,7 @@ def watched(twin: Twin) -> Iterator[None]:
     changed: dict[type, Any] = {}
 
     def started(model: Any) -> None:
-        for path, module in submodules(model):
+        for path, module in twin.submodules(model):
             paths.setdefault(id(module), (module, path))
             for cls in type(module).__mro__:
                 if "__call__" in vars(cls):

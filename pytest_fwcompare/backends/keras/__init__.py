@@ -1,14 +1,32 @@
-"""Keras 3 on its TensorFlow backend."""
+"""Keras 3 on whichever backend it has in this process."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import os
+import sys
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pytest_fwcompare.backends.base import Built, Side
+from pytest_fwcompare.backends.base import Backend, Built, Side
 from pytest_fwcompare.backends.tensorflow import TensorFlowBackend, is_keras3, prepare_import
 
 if TYPE_CHECKING:
     from pytest_fwcompare.networks import Network
+
+__all__ = ["KerasBackend"]
+
+OTHERS = ("torch", "jax", "numpy")
+"""Backends of Keras beside TensorFlow, which is the one where nobody chose."""
+
+FLOAT32_ONLY = ("float32",)
+"""Off TensorFlow, Keras promotes float64 to float32 wherever two values meet."""
+
+
+def keras_on() -> str:
+    """Keras' backend in this process: the one it was imported on, or will be."""
+    keras = sys.modules.get("keras")
+    if keras is not None and hasattr(keras, "backend"):
+        return str(keras.backend.backend())
+    return os.environ.get("KERAS_BACKEND", "tensorflow")
 
 
 class KerasBackend(TensorFlowBackend):
@@ -16,14 +34,41 @@ class KerasBackend(TensorFlowBackend):
 
     name = "keras"
     distribution = "keras"
-    imports = ("tensorflow", "keras")
+    imports: ClassVar[tuple[str, ...]] = ("tensorflow", "keras")
+
+    def __init__(self, on: str | None = None) -> None:
+        on = keras_on() if on is None else on
+        if on in OTHERS:
+            # NumPy is always there, and Keras has its convolutions done by JAX.
+            below = "jax" if on == "numpy" else on
+            self.imports = (below, "keras")  # type: ignore[misc]
+            self.dtypes = FLOAT32_ONLY  # type: ignore[misc]
+            self.can_differentiate = on != "numpy"  # type: ignore[misc]
+            if on != "jax":
+                self.modes = ("eager",)  # type: ignore[misc]
+
+    def tagged(self, tag: str) -> Backend:
+        """Keras on another of its backends: the tag of "keras@jax" is its name."""
+        return KerasBackend(tag) if tag in (*OTHERS, "tensorflow") else self
 
     def version(self) -> str:
         """Version of Keras with the one of its backend."""
         prepare_import()
         import keras
 
-        return f"{keras.__version__}+tensorflow{super().version()}"
+        on = keras_on()
+        return f"{keras.__version__}+{on}{self._below().version()}"
+
+    def _below(self) -> Backend:
+        """The backend of what Keras computes with."""
+        from pytest_fwcompare.backends.registry import backend
+
+        return backend(keras_on())
+
+    def device_names(self) -> list[str]:
+        """Devices that Keras' backend sees."""
+        prepare_import()
+        return self._below().device_names()
 
     def owns(self, model: object) -> bool:
         """True for Keras 3 layers and models."""
@@ -32,9 +77,22 @@ class KerasBackend(TensorFlowBackend):
     def adopt(self, model: Any, *, dtype: str, device: str, mode: str, own: bool) -> Side:
         """Take a Keras 3 model or layer as it is."""
         prepare_import()
-        from pytest_fwcompare.backends.keras.adopt import adopt
+        on = keras_on()
+        if on == "torch":
+            from pytest_fwcompare.backends.keras.on_torch import KerasTorchSide
 
-        return adopt(model, dtype=dtype, device=device, mode=mode, own=own)
+            return KerasTorchSide(model, dtype=dtype, device=device, mode=mode, own=own)
+        if on == "jax":
+            from pytest_fwcompare.backends.keras.on_jax import KerasJaxSide
+
+            return KerasJaxSide(model, dtype=dtype, device=device, mode=mode, own=own)
+        if on == "numpy":
+            from pytest_fwcompare.backends.keras.on_numpy import KerasNumpySide
+
+            return KerasNumpySide(model, dtype=dtype, own=own)
+        from pytest_fwcompare.backends.keras.adopt import KerasSide
+
+        return KerasSide(model, dtype=dtype, device=device, mode=mode, own=own)
 
     def build(self, network: Network, *, dtype: str = "float32", device: str = "cpu") -> Built:
         """A described network as a Keras model."""
@@ -44,13 +102,25 @@ class KerasBackend(TensorFlowBackend):
         return build(network, dtype=dtype, device=device)
 
     def environment(self) -> dict[str, Any]:
-        """That of TensorFlow, and what Keras is set to."""
-        facts = super().environment()
+        """That of its backend, and what Keras is set to."""
         import keras
 
+        facts = self._below().environment() if keras_on() in OTHERS else super().environment()
         return facts | {
+            "version": self.version(),
             "keras_backend": keras.backend.backend(),
             "floatx": keras.config.floatx(),
             "dtype_policy": str(keras.config.dtype_policy().name),
             "image_data_format": keras.config.image_data_format(),
         }
+
+    def threads(self) -> int | None:
+        """Those of its backend, where they can be told."""
+        return self._below().threads() if keras_on() in OTHERS else super().threads()
+
+    def set_threads(self, count: int) -> None:
+        """In its backend."""
+        if keras_on() in OTHERS:
+            self._below().set_threads(count)
+        else:
+            super().set_threads(count)

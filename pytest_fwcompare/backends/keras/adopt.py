@@ -9,43 +9,11 @@ import keras
 import tensorflow as tf
 
 from pytest_fwcompare.backends.base import Argument
-from pytest_fwcompare.backends.tensorflow.layers_tree import all_layers, layer_owned, layer_scopes
+from pytest_fwcompare.backends.keras.calling import call_model, is_flat_dict, keys_of
+from pytest_fwcompare.backends.layer_trees import all_layers
+from pytest_fwcompare.backends.tensorflow.layers_tree import layer_owned, layer_scopes
 from pytest_fwcompare.backends.tensorflow.record import Scopes
 from pytest_fwcompare.backends.tensorflow.side import Owned, TensorFlowSide
-from pytest_fwcompare.errors import FrameworkUnavailable
-
-
-def adopt(model: Any, *, dtype: str, device: str, mode: str, own: bool) -> KerasSide:
-    """The side for a Keras 3 model.
-
-    Raises:
-        FrameworkUnavailable: Keras runs on another backend in this process.
-    """
-    if (found := keras.backend.backend()) != "tensorflow":
-        raise FrameworkUnavailable(
-            f"framework 'keras' is adopted on its TensorFlow backend, but this process imported "
-            f"Keras on {found!r}; set KERAS_BACKEND=tensorflow before the first import of keras"
-        )
-    return KerasSide(model, dtype=dtype, device=device, mode=mode, own=own)
-
-
-def is_flat_dict(structure: Any, count: int) -> bool:
-    """Whether a model takes its inputs as one dict of `count` tensors."""
-    return (
-        isinstance(structure, dict)
-        and len(structure) == count
-        and all(isinstance(value, keras.KerasTensor) for value in structure.values())
-    )
-
-
-def keys_of(structure: Any, arguments: Sequence[Argument]) -> list[str]:
-    """Keys of a model's dict of inputs, by argument.
-
-    The arguments' names where they are the model's own, else its keys in the order of its
-    definition, which flattening would sort.
-    """
-    names = [argument.name for argument in arguments]
-    return names if set(names) == set(structure) else list(structure)
 
 
 class KerasSide(TensorFlowSide):
@@ -104,25 +72,15 @@ class KerasSide(TensorFlowSide):
         if not isinstance(self.model, keras.models.Model) or structure is None:
             return []
         if is_flat_dict(structure, len(arguments)):
-            return [structure[name] for name in keys_of(structure, arguments)]
+            names = [argument.name for argument in arguments]
+            return [structure[name] for name in keys_of(structure, names)]
         return list(keras.tree.flatten(structure))
 
     def call(self, arguments: Sequence[Argument], tensors: Sequence[Any], training: bool) -> Any:
         """Several inputs of a functional model go in by the structure it was made with."""
-        positional = [t for a, t in zip(arguments, tensors, strict=True) if not a.keyword]
-        named = {a.name: t for a, t in zip(arguments, tensors, strict=True) if a.keyword}
-        structure = getattr(self.model, "_inputs_struct", None)
-        if is_flat_dict(structure, len(arguments)):
-            keys = keys_of(structure, arguments)
-            positional, named = [dict(zip(keys, tensors, strict=True))], {}
-        elif structure is not None and len(keras.tree.flatten(structure)) == len(arguments) > 1:
-            positional, named = [keras.tree.pack_sequence_as(structure, list(tensors))], {}
-        if training:
-            # A model whose `call` has no such argument hands it on to the layers inside.
-            return self.model(*positional, training=True, **named)
-        # Inference is the plain call that a user makes: training=False would switch off a
-        # dropout that was left on inside, which is what such a model gets wrong.
-        return self.model(*positional, **named)
+        names = [a.name for a in arguments]
+        keywords = [a.keyword for a in arguments]
+        return call_model(self.model, names, keywords, tensors, training)
 
     def scopes(self) -> Scopes:
         """Names of the model and its layers."""

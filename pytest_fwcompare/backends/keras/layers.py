@@ -229,6 +229,8 @@ def _activation(layer: described.Activation, to: Context) -> Native:
             f"{layer.label}: TensorFlow's gelu rounds its constants to float32, which is up to "
             f"1e-8 off in float64",
         )
+    if keras.backend.backend() != "tensorflow":
+        notices = ()
     return Native((made,), notices=notices)
 
 

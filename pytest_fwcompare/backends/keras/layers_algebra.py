@@ -39,6 +39,10 @@ class PositionTable(Configured):
         super().__init__(options={"length": length}, **common)
         self.length = length
 
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """That of the input."""
+        return input_shape
+
     def build(self, input_shape: Any) -> None:
         """Make the table."""
         self.table = self.add_weight(

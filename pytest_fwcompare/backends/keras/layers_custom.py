@@ -41,6 +41,15 @@ class Padding(Configured):
         super().__init__(options={"amounts": amounts, "mode": mode}, **common)
         self.amounts, self.mode = amounts, mode
 
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Known without a trial on symbols, which JAX refuses to reflect."""
+        batch, *space, features = input_shape
+        sizes = [
+            None if size is None else size + before + after
+            for size, (before, after) in zip(space, self.amounts, strict=True)
+        ]
+        return (batch, *sizes, features)
+
     def call(self, x: Any) -> Any:
         """Pad."""
         widths = ((0, 0), *((before, after) for before, after in self.amounts), (0, 0))
@@ -71,16 +80,27 @@ class Subsample(Configured):
         super().__init__(options={"stride": stride, "span": span, "same": same}, **common)
         self.stride, self.span, self.same = stride, span, same
 
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Known without a trial on symbols, which JAX refuses to slice by."""
+        batch, *space, features = input_shape
+        sizes = [
+            None if size is None else -(-(size - self._first(size, step, cells)) // step)
+            for size, step, cells in zip(space, self.stride, self.span, strict=True)
+        ]
+        return (batch, *sizes, features)
+
+    def _first(self, size: Any, step: int, cells: int) -> Any:
+        """Where the first window begins on an axis of a size."""
+        if not self.same:
+            return 0
+        missing = (-(-size // step) - 1) * step + cells - size
+        total = max(missing, 0) if isinstance(missing, int) else ops.maximum(missing, 0)
+        return (cells - 1) // 2 - total // 2
+
     def call(self, x: Any) -> Any:
         """Cut out."""
         for axis, (step, cells) in enumerate(zip(self.stride, self.span, strict=True), 1):
-            first: Any = 0
-            if self.same:
-                size = ops.shape(x)[axis]
-                missing = (-(-size // step) - 1) * step + cells - size
-                total = max(missing, 0) if isinstance(missing, int) else ops.maximum(missing, 0)
-                first = (cells - 1) // 2 - total // 2
-            x = x[at(axis, first, None, step)]
+            x = x[at(axis, self._first(ops.shape(x)[axis], step, cells), None, step)]
         return x
 
 
@@ -224,6 +244,9 @@ class CountingAveragePooling(Configured):
 
     def call(self, x: Any) -> Any:
         """Pool, then multiply or divide by the share of each window inside the input."""
+        if self.padding == "same" and keras.backend.backend() == "torch":
+            y = self._pool(ops.pad(x, ((0, 0), *self._pads(x), (0, 0))), "valid")
+            return y if self.count_include_pad else y / self._share(x, y)
         if self.padding == "same":
             y = self._pool(x, "same")
             return y * self._share(x, y) if self.count_include_pad else y
@@ -232,6 +255,19 @@ class CountingAveragePooling(Configured):
 
     def _pool(self, x: Any, padding: str) -> Any:
         return ops.average_pool(x, self.pool_size, self.strides, padding, "channels_last")
+
+    def _pads(self, x: Any) -> list[tuple[int, int]]:
+        """Cells before and after each axis, of "same"; sizes are numbers on torch.
+
+        Keras on torch fills them with copies of the border, which count in its average.
+        """
+        made = []
+        for size, cells, step in zip(
+            ops.shape(x)[1:-1], self.pool_size, self.strides, strict=True
+        ):
+            missing = max((-(-size // step) - 1) * step + cells - size, 0)
+            made.append((missing // 2, missing - missing // 2))
+        return made
 
     def _share(self, x: Any, y: Any) -> Any:
         """(*out, 1): cells of a window inside the input over all its cells."""
@@ -306,6 +342,10 @@ class WindowMean(Configured):
     def __init__(self, windows: Sequence[int], **common: Any) -> None:
         super().__init__(options={"windows": windows}, **common)
         self.windows = tuple(windows)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Known where the size of the input is not."""
+        return (input_shape[0], *self.windows, input_shape[-1])
 
     def call(self, x: Any) -> Any:
         """Split each axis, average."""

@@ -169,7 +169,8 @@ def _average_pool(layer: described.AveragePool, to: Context) -> Native:
     pool = expand(layer.pool_size, axes)
     amounts = explicit_pads(layer.padding, pool)
     padded = amounts is not None and any(map(any, amounts))
-    if padded or (amounts is None and layer.count_include_pad):
+    wrong = amounts is None and keras.backend.backend() == "torch"  # see `_pads` of the layer
+    if padded or wrong or (amounts is None and layer.count_include_pad):
         return Native(
             (
                 custom.CountingAveragePooling(

@@ -45,8 +45,8 @@ class TensorFlowBackend(Backend):
     distribution = "tensorflow-cpu"
     imports: ClassVar[tuple[str, ...]] = ("tensorflow",)
     devices = ("cpu", "cuda")
-    modes = ("eager", "graph", "compiled")
-    dtypes = ("float32", "float64", "float16", "bfloat16")
+    modes: ClassVar[tuple[str, ...]] = ("eager", "graph", "compiled")
+    dtypes: ClassVar[tuple[str, ...]] = ("float32", "float64", "float16", "bfloat16")
 
     def version(self) -> str:
         """Version of TensorFlow."""

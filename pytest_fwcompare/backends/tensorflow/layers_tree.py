@@ -1,60 +1,14 @@
-"""Parameters of Keras layer trees, alike for Keras 3 and the legacy `tf_keras`."""
+"""Parameters of Keras layer trees on TensorFlow, alike for Keras 3 and the legacy `tf_keras`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pytest_fwcompare.backends.base import Parameter
+from pytest_fwcompare.backends.layer_trees import all_layers, weight_facts
 from pytest_fwcompare.backends.tensorflow.record import Scopes
 from pytest_fwcompare.backends.tensorflow.side import Owned
-
-PLAIN = (bool, int, float, str)
-
-
-def all_layers(model: Any) -> Iterator[Any]:
-    """The model and all layers in it, each once, parents first."""
-    seen: set[int] = set()
-    for layer in model._flatten_layers(recursive=True, include_self=True):
-        if id(layer) not in seen:
-            seen.add(id(layer))
-            yield layer
-
-
-def own_weights(layer: Any) -> list[tuple[Any, bool]]:
-    """Variables that belong to the layer itself, and whether each is a parameter.
-
-    A layer that the user froze keeps its kernels in the list of trainable variables, so frozen
-    kernels and buffers can be told apart.
-    """
-    found: dict[int, tuple[Any, bool]] = {}
-    for attribute, parameter in (
-        ("_trainable_variables", True),
-        ("_trainable_weights", True),
-        ("_non_trainable_variables", False),
-        ("_non_trainable_weights", False),
-    ):
-        for variable in getattr(layer, attribute, None) or ():
-            found.setdefault(id(variable), (variable, parameter))
-    return list(found.values())
-
-
-def options_of(layer: Any) -> dict[str, Any]:
-    """Plain scalars, and short tuples of them, of the layer's configuration."""
-    try:
-        config = layer.get_config()
-    except Exception:  # a subclassed layer may not have one
-        config = {}
-    made = {
-        key: tuple(value) if isinstance(value, (list, tuple)) else value
-        for key, value in config.items()
-        if isinstance(value, PLAIN)
-        or (isinstance(value, (list, tuple)) and all(isinstance(v, PLAIN) for v in value))
-    }
-    for key, value in vars(layer).items():
-        if not key.startswith("_") and isinstance(value, PLAIN):
-            made.setdefault(key, value)
-    return {key: value for key, value in made.items() if key not in ("name", "built")}
 
 
 def layer_owned(
@@ -67,37 +21,14 @@ def layer_owned(
         name_of: name of a weight, e.g. "block0/mix/kernel".
         variable_of: the `tf.Variable` that holds it.
     """
-    owners: dict[int, tuple[Any, bool]] = {}
-    for layer in all_layers(model):
-        for weight, trained in own_weights(layer):
-            owners.setdefault(id(weight), (layer, trained))
-    taken: dict[str, int] = {}
-    made, seen = [], set()
-    for weight in model.weights:
-        variable = variable_of(weight)
-        if id(variable) in seen or not variable.dtype.is_floating:
-            continue
-        seen.add(id(variable))
-        layer, is_parameter = owners.get(id(weight), (None, bool(weight.trainable)))
-        name = name_of(weight)
-        taken[name] = taken.get(name, 0) + 1
-        unique = name if taken[name] == 1 else f"{name}_{taken[name]}"
-        path, _, role = name.rpartition("/")
-        options = {} if layer is None else options_of(layer)
-        if is_parameter and not weight.trainable:
-            options["frozen"] = True
-        parameter = Parameter(
-            name=unique,
-            shape=tuple(variable.shape),
-            dtype=variable.dtype.name,
-            trainable=is_parameter,
-            layer=path,
-            kind="" if layer is None else type(layer).__name__,
-            role=role,
-            options=options,
-        )
-        made.append(Owned(parameter, variable))
-    return made
+
+    def dtype_of(variable: Any) -> str | None:
+        return str(variable.dtype.name) if variable.dtype.is_floating else None
+
+    return [
+        Owned(parameter, variable)
+        for parameter, variable in weight_facts(model, name_of, variable_of, dtype_of)
+    ]
 
 
 def layer_scopes(model: Any, parameters: Sequence[Parameter]) -> Scopes:

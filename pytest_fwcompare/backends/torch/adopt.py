@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from pytest_fwcompare.backends.torch.record import Recorder
 
 
-@final
 class TorchSide(Side):
     """One torch module under comparison. See `Side`.
 

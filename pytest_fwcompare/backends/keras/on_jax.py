@@ -1,0 +1,96 @@
+"""Keras 3 models on the JAX backend: a pure function of their variables, as any JAX model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import keras
+
+from pytest_fwcompare.backends.base import Argument, Array, Parameter, Pass, Precision, Stopwatch
+from pytest_fwcompare.backends.jax.adopt import JaxSide
+from pytest_fwcompare.backends.jax.models import Twin, Values
+from pytest_fwcompare.backends.keras.stateless import StatelessModel
+
+
+class KerasTwin(Twin):
+    """The arrays of a Keras model by the names of its variables."""
+
+    def __init__(self, stateless: StatelessModel, own: bool) -> None:
+        self.stateless, self._own = stateless, own
+        self.model = stateless.model
+        self._written: Values = {}
+
+    def leaves(self) -> list[tuple[str, Any, bool]]:
+        made = [
+            (name, self._written.get(name, variable.value), parameter.trainable)
+            for name, (parameter, variable) in self.stateless.parameters.items()
+        ]
+        return made + [(name, v.value, False) for name, v in self.stateless.others.items()]
+
+    def parameters(self) -> list[Parameter]:
+        return [parameter for parameter, _ in self.stateless.parameters.values()]
+
+    def streams(self) -> set[str]:
+        return self.stateless.seeds
+
+    def write(self, values: Mapping[str, Any]) -> None:
+        self._written.update(values)
+        if self._own:
+            self.stateless.write(values)
+
+    def call(
+        self, values: Values, arguments: Sequence[Any], keywords: Values, training: bool
+    ) -> tuple[Any, Values]:
+        if self.started is not None:
+            self.started(self.model)
+        known = self.stateless.variables()
+        given = {name: value for name, value in values.items() if name in known}
+        return self.stateless.call(given, arguments, keywords, training)
+
+    def submodules(self, model: Any) -> list[tuple[str, Any]]:
+        return self.stateless.layer_paths()
+
+
+class KerasJaxSide(JaxSide):
+    """A Keras model on the JAX backend. See `Side`."""
+
+    framework = "keras"
+
+    def __init__(self, model: Any, *, dtype: str, device: str, mode: str, own: bool) -> None:
+        kind, _, number = device.partition(":")
+        self._device = device.replace("cuda", "gpu")
+        self.stateless = StatelessModel(model, dtype)
+        super().__init__(
+            KerasTwin(self.stateless, own),
+            dtype=dtype,
+            device=jax.devices(kind)[int(number or 0)],
+            mode=mode,
+        )
+
+    def prepare(self, arguments: Sequence[Argument]) -> None:
+        with self.errors("forward"), self.context("working"), keras.device(self._device):
+            if self.stateless.build(arguments):
+                self._adopt()
+
+    def forward(
+        self,
+        arguments: Sequence[Argument],
+        *,
+        precision: Precision,
+        training: bool = False,
+        gradients: bool = True,
+        record: bool = False,
+    ) -> Pass:
+        self.prepare(arguments)
+        self.stateless.expect(arguments)
+        return super().forward(
+            arguments, precision=precision, training=training, gradients=gradients, record=record
+        )
+
+    def stopwatch(
+        self, arguments: Sequence[Argument], cotangents: Mapping[str, Array] | None
+    ) -> Stopwatch:
+        self.stateless.expect(arguments)
+        return super().stopwatch(arguments, cotangents)
