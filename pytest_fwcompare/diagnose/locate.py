@@ -10,6 +10,7 @@ import numpy as np
 
 from pytest_fwcompare.backends.base import Array, Recorded
 from pytest_fwcompare.diagnose.align import TOLERANCE, Alignment, Index, Match, match
+from pytest_fwcompare.diagnose.canonical import canonical
 from pytest_fwcompare.diagnose.graph import Graph
 
 FINE = (1e-8, 1e-10)
@@ -77,7 +78,9 @@ class Sides:
     ) -> None:
         self.tolerance = tolerance
         self.unknown: set[int] = set()
-        self.graph = Graph(reference_records, reference_parameters)
+        self.graph = Graph(
+            canonical(reference_records, reference_parameters), reference_parameters
+        )
         self.port = Graph(port_records)
         self.index = Index(record.value for record in self.port.records)
         ends = list((port_outputs or {}).values()) or [

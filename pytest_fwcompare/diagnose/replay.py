@@ -48,12 +48,14 @@ class Replay:
         assert operation is not None
         recorded = self.graph.records[place].arguments
         taken: list[int | None] = []
-        for argument in operation.arguments:
+        for slot, argument in enumerate(operation.arguments):
             number = next(
                 (n for n, r in enumerate(recorded) if r is argument and n not in taken), None
             )
             if number is None:
-                number = next((n for n, r in enumerate(recorded) if same(r, argument, 0.0)), None)
+                number = next(
+                    (n for n, r in enumerate(recorded) if _is_taken(operation, slot, r)), None
+                )
             taken.append(number)
         return taken
 
@@ -73,7 +75,10 @@ class Replay:
             if number in affected:
                 source = sources[number]
                 assert isinstance(source, int)
-                arguments[slot] = values[source]
+                try:
+                    arguments[slot] = operation.taken(slot, values[source])
+                except ValueError:  # another rank than that of the recorded argument
+                    return None
         return attempt(operation, arguments)
 
     def run(self, changed: Mapping[int, Array]) -> Iterator[tuple[int, Array]]:
@@ -109,3 +114,11 @@ class Replay:
         """The value of the operation there with other arguments."""
         operation = self.operation(place)
         return None if operation is None else attempt(operation, arguments)
+
+
+def _is_taken(operation: Operation, slot: int, recorded: Array) -> bool:
+    """Whether an argument of the operation is a recorded one, transposed as it says."""
+    axes = operation.layouts[slot] if slot < len(operation.layouts) else None
+    if axes is not None and len(axes) != recorded.ndim:
+        return False
+    return same(operation.taken(slot, recorded), operation.arguments[slot], 0.0)

@@ -247,9 +247,19 @@ def attributes(params: Mapping[str, Any]) -> dict[str, Any]:
     facts = {}
     for name, value in params.items():
         fact = str(value) if isinstance(value, enum.Enum) else plain(value)
+        if fact is None and isinstance(value, tuple):
+            fact = numbers(value)
         if fact is not None and name not in ("name", "weak_type", "keep_unused", "inline"):
             facts[name] = fact
     return facts
+
+
+def numbers(value: Any) -> Any:
+    """Nested tuples of whole numbers, empty ones too, as the axes of products are; else None."""
+    if isinstance(value, tuple):
+        items = [numbers(item) for item in value]
+        return None if any(item is None for item in items) else tuple(items)
+    return int(value) if isinstance(value, (int, np.integer)) else None
 
 
 class RecordedPass(JaxPass):

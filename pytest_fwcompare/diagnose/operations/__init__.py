@@ -8,6 +8,7 @@ from __future__ import annotations
 from pytest_fwcompare.diagnose.operations import (
     attention,
     elementwise,
+    frameworks,
     linear,
     movement,
     norms,
@@ -15,6 +16,7 @@ from pytest_fwcompare.diagnose.operations import (
     spatial,
 )
 from pytest_fwcompare.diagnose.operations.base import (
+    Folded,
     Operation,
     attempt,
     normalised,
@@ -23,12 +25,14 @@ from pytest_fwcompare.diagnose.operations.base import (
 )
 
 __all__ = [
+    "Folded",
     "Operation",
     "attempt",
     "normalised",
     "same",
     "understand",
     "elementwise",
+    "frameworks",
     "linear",
     "norms",
     "attention",

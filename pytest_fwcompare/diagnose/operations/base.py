@@ -17,9 +17,13 @@ import numpy as np
 from pytest_fwcompare.backends.base import Array, Recorded
 
 Arguments = tuple[Array, ...]
+Axes = tuple[int, ...]
 Compute = Callable[[Arguments, Mapping[str, Any]], Array]
 Guess = tuple[Arguments, dict[str, Any]]
 Guesses = Callable[[Recorded], Iterator[Guess]]
+
+LAYOUTS, RESULT = "layouts of the arguments", "layout of the result"
+"""Options by which a guess says that its arguments and value are transposed recorded ones."""
 
 REPRODUCED = 1e-9
 """Largest relative difference at which a recomputed value counts as the recorded one. Float32
@@ -35,7 +39,10 @@ class Operation:
         name: normalised name, e.g. "conv2d".
         arguments: input arrays, in the order of the record unless `order` says otherwise.
         options: everything else that the value depends on.
-        compute_with: the implementation.
+        compute_with: the implementation, in the axis order of torch.
+        layouts: for each argument the axes by which the recorded array was transposed to that
+            order, None where it is as recorded; empty if all are.
+        result: axes by which the implementation's value is transposed to the recorded one.
     """
 
     kind: str
@@ -43,6 +50,8 @@ class Operation:
     arguments: Arguments
     options: Mapping[str, Any] = field(default_factory=dict)
     compute_with: Compute = field(repr=False, default=lambda arguments, options: arguments[0])
+    layouts: tuple[Axes | None, ...] = ()
+    result: Axes | None = None
 
     def compute(self, arguments: Sequence[Array] | None = None, **changes: Any) -> Array:
         """The value with other arguments or with options changed."""
@@ -50,11 +59,35 @@ class Operation:
         with np.errstate(all="ignore"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             used = self.arguments if arguments is None else tuple(arguments)
-            return np.asarray(self.compute_with(used, options), dtype=np.float64)
+            return self.outward(np.asarray(self.compute_with(used, options), dtype=np.float64))
+
+    def outward(self, value: Array) -> Array:
+        """A value of the implementation in the recorded axis order."""
+        return value if self.result is None else value.transpose(self.result)
+
+    def inward(self, value: Array) -> Array:
+        """A recorded value in the implementation's axis order."""
+        return value if self.result is None else value.transpose(np.argsort(self.result))
+
+    def taken(self, number: int, value: Array) -> Array:
+        """A recorded argument in the implementation's axis order."""
+        axes = self.layouts[number] if number < len(self.layouts) else None
+        return value if axes is None else value.transpose(axes)
 
     def with_options(self, **changes: Any) -> Operation:
         """The operation with options changed."""
         return replace(self, options={**self.options, **changes})
+
+
+@dataclass(frozen=True)
+class Folded(Recorded):
+    """Several recorded operations as the one that they compute together.
+
+    Attributes:
+        known: the operation, proved by its value; its arguments are those of the record.
+    """
+
+    known: Operation = field(default_factory=lambda: Operation("", "", ()))
 
 
 @dataclass(frozen=True)
@@ -119,6 +152,10 @@ def understand(record: Recorded) -> Operation | None:
     """The operation that reproduces the record, or None: then nothing may be claimed of it."""
     if not record.arguments:
         return None
+    if isinstance(record, Folded):
+        whole = replace(record.known, arguments=record.arguments)
+        value = attempt(whole)
+        return whole if value is not None and same(value, record.value) else None
     name = normalised(record.operation)
     for candidate in [*RULES.get(name, ()), *FALLBACKS]:
         operation = _reproduce(candidate, name, record)
@@ -127,10 +164,19 @@ def understand(record: Recorded) -> Operation | None:
     return None
 
 
+def made(
+    kind: str, name: str, arguments: Arguments, options: Mapping[str, Any], compute: Compute
+) -> Operation:
+    """The operation of a guess, with the axis orders it names among its options."""
+    plain_options = {k: v for k, v in options.items() if k not in (LAYOUTS, RESULT)}
+    layouts, result = options.get(LAYOUTS, ()), options.get(RESULT)
+    return Operation(kind, name, arguments, plain_options, compute, layouts, result)
+
+
 def _reproduce(candidate: Rule, name: str, record: Recorded) -> Operation | None:
     try:
         for arguments, options in candidate.guesses(record):
-            operation = Operation(candidate.kind, name, arguments, options, candidate.compute)
+            operation = made(candidate.kind, name, arguments, options, candidate.compute)
             value = attempt(operation)
             if value is not None and same(value, record.value):
                 return operation

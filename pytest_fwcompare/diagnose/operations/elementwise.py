@@ -103,6 +103,7 @@ ACTIVATIONS: dict[str, Callable[..., Any]] = {
     "sin": np.sin,
     "cos": np.cos,
     "erf": erf,
+    "erfc": lambda x: 1.0 - erf(x),
     "floor": np.floor,
     "ceil": np.ceil,
     "round": np.round,
@@ -224,6 +225,7 @@ BINARY: dict[str, Callable[[Array, Array], Array]] = {
     "less_equal": np.less_equal,
     "greater": np.greater,
     "greater_equal": np.greater_equal,
+    "squared_difference": lambda x, y: (x - y) ** 2,
     "logical_and": np.logical_and,
     "logical_or": np.logical_or,
 }
@@ -233,7 +235,7 @@ BINARY_NAMES = {
     **{
         other: name
         for name, others in {
-            "add": ("radd", "iadd", "addv2", "biasadd", "bias_add"),
+            "add": ("radd", "iadd", "addv2", "biasadd", "bias_add", "add_any"),
             "subtract": ("sub", "rsub", "isub"),
             "multiply": ("mul", "rmul", "imul"),
             "divide": ("div", "truediv", "rtruediv", "true_divide", "realdiv", "rdiv", "itruediv"),
@@ -244,6 +246,7 @@ BINARY_NAMES = {
             "remainder": ("mod", "rem"),
             "equal": ("eq",),
             "not_equal": ("ne",),
+            "squared_difference": ("squareddifference",),
             "less": ("lt",),
             "less_equal": ("le",),
             "greater": ("gt",),

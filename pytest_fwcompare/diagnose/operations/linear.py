@@ -102,6 +102,8 @@ def _conv_options(record: Recorded, rank: int) -> dict[str, Any]:
 
 
 def _convolutions(record: Recorded) -> Iterator[Guess]:
+    if "data_format" in record.attributes:
+        return  # TensorFlow's
     x, weight = record.arguments[:2]
     rank = weight.ndim - 2
     options = _conv_options(record, rank)

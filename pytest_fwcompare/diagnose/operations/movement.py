@@ -26,9 +26,12 @@ MOVES = (
     *("gather", "take", "rev", "constant_pad_nd", "adaptive", "get", "h", "adjoint"),
 )
 
+PADS = ("pad", "constant_pad_nd", "padv2", "mirrorpad")
+"""Moves that make new values."""
+
 
 def _moves(record: Recorded) -> Iterator[Guess]:
-    if record.operation and normalised(record.operation) in ("pad", "constant_pad_nd"):
+    if record.operation and normalised(record.operation) in PADS:
         yield from _pads(record)
     yield from anything(record)
 
@@ -148,7 +151,7 @@ def _pads(record: Recorded) -> Iterator[Guess]:
             choices = [range(more + 1) if more else [0] for more in extra]
             for before in itertools.product(*choices):
                 widths = [(b, more - b) for b, more in zip(before, extra, strict=True)]
-                for mode in ("constant", "reflect", "replicate", "circular"):
+                for mode in ("constant", "reflect", "replicate", "circular", "symmetric"):
                     options = {"move": "pad", "widths": tuple(widths), "mode": mode, "fill": 0.0}
                     yield (x,), options
 
@@ -235,10 +238,7 @@ def _guess(record: Recorded) -> Iterator[Guess]:
     # Cheap refusal before the search: a move makes no new values.
     known = np.concatenate([np.asarray(a, np.float64).reshape(-1) for a in record.arguments])
     value = np.asarray(record.value, np.float64).reshape(-1)
-    if not np.isin(value, known).all() and normalised(record.operation) not in (
-        "pad",
-        "constant_pad_nd",
-    ):
+    if not np.isin(value, known).all() and normalised(record.operation) not in PADS:
         return
     for arguments, options in _moves(record):
         try:

@@ -42,6 +42,11 @@ class Spot:
         """The record there."""
         return self.graph.records[self.place]
 
+    @property
+    def value(self) -> Array:
+        """The value there in the axis order of the operation's arguments."""
+        return self.operation.inward(self.record.value)
+
     def change(
         self, cause: str, change: str, *, weak: bool = False, **options: Any
     ) -> Iterator[Candidate]:

@@ -152,14 +152,15 @@ def group_order(spot: Spot) -> Iterator[Candidate]:
     """Grouped or depthwise channels in another order."""
     spot = merged(spot)
     groups = spot.operation.options["groups"]
-    value = spot.record.value
+    value = spot.value
     weight = spot.operation.arguments[1]
     each = value.shape[1] // groups
     cause = "channel-order"
     if groups > 1 and each > 1:
         order = np.arange(value.shape[1]).reshape(groups, each).T.reshape(-1)
         text = "output channels of the groups interleaved"
-        yield Candidate(cause, text, {spot.place: value[:, order]}, weak=True)
+        shuffled = spot.operation.outward(value[:, order])
+        yield Candidate(cause, text, {spot.place: shuffled}, weak=True)
         changed = weight[order]
         text = "kernels of the groups interleaved"
         yield from spot.arguments(cause, text, *spot.replaced(1, changed))

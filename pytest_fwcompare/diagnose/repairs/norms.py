@@ -89,13 +89,15 @@ def _interleaved_groups(spot: Spot, groups: int) -> Iterator[Candidate]:
     order = np.arange(x.shape[1]).reshape(-1, groups).T.reshape(-1)
     back = np.argsort(order)
     plain = {"weight": None, "bias": None}
-    value = spot.operation.compute((x[:, order],), **plain)[:, back]
+    operation = spot.operation
+    value = operation.inward(operation.compute((x[:, order],), **plain))[:, back]
     options = spot.operation.options
     if options["weight"] is not None:
         value = value * options["weight"]
     if options["bias"] is not None:
         value = value + options["bias"]
-    yield Candidate("norm-axis", "groups of interleaved channels", {spot.place: value})
+    made = operation.outward(value)
+    yield Candidate("norm-axis", "groups of interleaved channels", {spot.place: made})
 
 
 def _affine_along(

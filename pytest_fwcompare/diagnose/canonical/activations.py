@@ -1,0 +1,138 @@
+"""Activations written out: GELU by its formula, SiLU as x * sigmoid(x), a clip by two limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from pytest_fwcompare.backends.base import Array
+from pytest_fwcompare.diagnose.canonical.fold import Fold, View, sampled
+from pytest_fwcompare.diagnose.operations import same
+from pytest_fwcompare.diagnose.operations.elementwise import ACTIVATIONS, SYNONYMS, activate
+
+ANCHORS = (
+    *("erf", "erfc", "tanh", "sigmoid", "logistic", "exp", "expm1", "log1p", "logaddexp"),
+    *("select_n", "selectv2", "where", "maximum", "minimum", "max", "min", "softplus", "relu"),
+    *("relu6", "clip", "clamp", "abs", "hardtanh", "leaky_relu"),
+)
+"""Operations of which one is in every activation that is written out."""
+
+FORMULAS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("gelu", {"approximate": "none"}),
+    ("gelu", {"approximate": "tanh"}),
+    ("gelu", {"approximate": "sigmoid"}),
+    ("silu", {}),
+    ("mish", {}),
+    ("selu", {}),
+    ("elu", {}),
+    ("softplus", {}),
+    ("logsigmoid", {}),
+    ("hard_silu", {}),
+    ("hard_silu", {"slope": 0.2}),
+    ("hard_sigmoid", {}),
+    ("hard_sigmoid", {"slope": 0.2}),
+    ("sigmoid", {}),
+    ("tanh", {}),
+    ("softsign", {}),
+    ("tanhshrink", {}),
+    ("relu", {}),
+)
+
+PLAIN = frozenset((*ACTIVATIONS, *SYNONYMS, "elu", "selu"))
+
+
+def activations(view: View) -> Iterator[Fold]:
+    """Activations that several operations compute, the widest first."""
+    done: set[int] = set()
+    for anchor in view.named(ANCHORS):
+        if anchor in done:
+            continue
+        found = _around(view, anchor)
+        if found is not None:
+            done |= view.inside(found)
+            yield found
+
+
+def _around(view: View, anchor: int) -> Fold | None:
+    for end in [*view.onward(anchor, 8), anchor]:
+        value = view.value(end)
+        if value.shape != view.value(anchor).shape or value.size < 2:
+            continue
+        places = [p for p in view.back(end, 8) if view.value(p).shape == value.shape]
+        for x in places:
+            if end != anchor and anchor not in view.between([x], end):
+                continue
+            single = view.graph.inputs[end] == (x,)
+            if single and view.name(end) in PLAIN and not _is_limit(view, end):
+                continue
+            found = _formula(view, x, end)
+            if found is not None:
+                return found
+    return None
+
+
+def _is_limit(view: View, place: int) -> bool:
+    return view.name(place) in ("maximum", "minimum", "max", "min")
+
+
+def _formula(view: View, x: int, end: int) -> Fold | None:
+    value, given = view.value(end).reshape(-1), view.value(x).reshape(-1)
+    where = sampled(value)
+    few, wanted = given[where], value[where]
+    if not np.isfinite(few).all() or np.array_equal(few, wanted) or not (few < 0).any():
+        return None
+    for name, options in [*FORMULAS, *_fitted(few, wanted), *_limits(view, x, end)]:
+        with np.errstate(all="ignore"):
+            tried = np.asarray(ACTIVATIONS[name](few, **options))
+        if not same(tried, wanted):
+            continue
+        if view.graph.inputs[end] == (x,) and view.name(end) == name:
+            return None
+        fold = view.fold(
+            end, (x,), "activation", name, {"function": name, **options}, activate
+        )
+        if fold is not None:
+            return fold
+    return None
+
+
+def _fitted(x: Array, value: Array) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Formulas with one number, as the most negative element tells it."""
+    low = int(np.argmin(x))
+    if x[low] >= 0:
+        return
+    slope = float(value[low] / x[low])
+    alpha = float(value[low] / np.expm1(x[low]))
+    yield "leaky_relu", {"negative_slope": _short(slope)}
+    yield "elu", {"alpha": _short(alpha)}
+
+
+def _short(number: float) -> float:
+    """The number with few digits, if that is what it is."""
+    for digits in range(1, 8):
+        short = float(f"{number:.{digits}g}")
+        if abs(short - number) <= 1e-12 * abs(number):
+            return short
+    return number
+
+
+def _limits(view: View, x: int, end: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A clip by the numbers that the operations on the way hold, or that the value shows."""
+    between = view.between([x], end)
+    if not any(_is_limit(view, p) or view.name(p) in ("clip", "clamp") for p in between):
+        return
+    numbers = sorted(
+        {
+            float(n)
+            for p in between
+            for n in view.graph.records[p].attributes.values()
+            if isinstance(n, (int, float)) and not isinstance(n, bool)
+        }
+    )
+    if len(numbers) > 1:
+        yield "clamp", {"min": numbers[0], "max": numbers[-1]}
+    for number in numbers:
+        yield "clamp", {"min": number}
+        yield "clamp", {"max": number}

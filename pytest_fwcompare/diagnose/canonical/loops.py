@@ -1,0 +1,246 @@
+"""Recurrent layers as loops: the cell is recomputed from the loop's inputs, states and weights."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pytest_fwcompare.backends.base import Array, Recorded
+from pytest_fwcompare.diagnose.canonical.fold import Fold, View
+from pytest_fwcompare.diagnose.operations import Operation, attempt, same
+from pytest_fwcompare.diagnose.operations.recurrent import GATES, recurrent
+
+LOOPS = ("scan", "while", "statelesswhile", "tensorliststack")
+
+BLOCKS = {"lstm": "ifgo", "gru": "rzn", "rnn_tanh": "h", "rnn_relu": "h"}
+"""Gates in torch's order."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of a cell as torch lays them: (gates * units, features), ..."""
+
+    inputs: Array
+    states: Array
+    bias: Array
+    state_bias: Array
+
+    def arguments(self) -> tuple[Array, ...]:
+        """In the order of the call."""
+        return self.inputs, self.states, self.bias, self.state_bias
+
+
+def loops(view: View) -> Iterator[Fold]:
+    """Folds of loops that a known cell reproduces."""
+    known: dict[tuple[int, ...], tuple[str, Weights, dict[str, Any], int]] = {}
+    for place in view.named(LOOPS):
+        record = view.graph.records[place]
+        sequences = [p for p in view.graph.inputs[place] if view.value(p).ndim == 3]
+        key = (*view.graph.inputs[place], hash(record.path))
+        for x in sequences:
+            if key not in known:
+                found = _recognised(view, place, record, x)
+                if found is None:
+                    continue
+                known[key] = found
+            fold = _folded(view, place, x, *known[key])
+            if fold is not None:
+                yield fold
+                break
+
+
+def _folded(
+    view: View, place: int, x: int, cell: str, weights: Weights, own: dict[str, Any], units: int
+) -> Fold | None:
+    value = view.value(place)
+    base = {"cell": cell, "batch_first": False, "bidirectional": False, "biased": True, **own}
+    outputs = (0,) if value.ndim == 3 else (1, 2) if cell == "lstm" else (1,)
+    starts = _starts(view, place, cell, units, view.value(x).shape[1])
+    for output in outputs:
+        for start in starts:
+            known = Operation(
+                "recurrent",
+                cell,
+                (view.value(x), *start, *weights.arguments()),
+                {**base, "output": output, "squeezed": value.ndim == 2},
+                layer,
+            )
+            made = attempt(known)
+            if made is not None and same(made, value):
+                return Fold(place, (x,), known, cell, tuple(view.graph.records[place].parameters))
+    return None
+
+
+def layer(arguments: Sequence[Array], options: Mapping[str, Any]) -> Array:
+    """A recurrent layer whose last state is handed out without the axis of layers."""
+    value = recurrent(tuple(arguments), options)
+    return value[0] if options.get("squeezed") else value
+
+
+def _starts(
+    view: View, place: int, cell: str, units: int, batch: int
+) -> list[tuple[Array, ...]]:
+    """Initial states (1, batch, units): zeros, or those that come into the loop."""
+    count = 2 if cell == "lstm" else 1
+    zero = np.zeros((1, batch, units))
+    given = [view.value(p) for p in view.graph.inputs[place]]
+    given += [np.asarray(a) for a in view.graph.records[place].arguments]
+    states = [a[None] for a in given if a.shape == (batch, units) and np.any(a)]
+    if not states:
+        return [(zero,) * count]
+    choices = [zero, *states]
+    return list(itertools.product(choices, repeat=count))[:9]
+
+
+def _recognised(
+    view: View, place: int, record: Recorded, x: int
+) -> tuple[str, Weights, dict[str, Any], int] | None:
+    """Cell, weights and variant that give the loop's value."""
+    held = _arrays(view, record)
+    value, features = view.value(place), view.value(x).shape[-1]
+    units = value.shape[-1]
+    for cell, gates in GATES.items():
+        for weights in _weights(held, cell, gates, features, units):
+            for own in _variants(cell):
+                if _first_step(view, place, x, cell, weights, own, units):
+                    return cell, weights, own, units
+    return None
+
+
+def _arrays(view: View, record: Recorded) -> dict[str, Array]:
+    """Weights that the loop reads, by name where they have one."""
+    held = {
+        name: np.asarray(view.parameters[name])
+        for name in record.parameters
+        if name in view.parameters
+    }
+    for number, argument in enumerate(record.arguments):
+        known = any(a.shape == argument.shape and np.array_equal(a, argument) for a in held.values())
+        if argument.dtype.kind == "f" and argument.ndim in (1, 2) and not known:
+            held.setdefault(f"argument {number}", argument)
+    return held
+
+
+def _variants(cell: str) -> Iterator[dict[str, Any]]:
+    yield {}
+    if cell == "gru":
+        yield {"reset_before": True}
+        yield {"update_swapped": True}
+        yield {"reset_before": True, "update_swapped": True}
+
+
+def _first_step(
+    view: View,
+    place: int,
+    x: int,
+    cell: str,
+    weights: Weights,
+    own: dict[str, Any],
+    units: int,
+) -> bool:
+    """Whether a cell gives the sequence, looked at where that is cheap first."""
+    given, value = view.value(x), view.value(place)
+    base = {"cell": cell, "batch_first": False, "bidirectional": False, "biased": True, **own}
+    for start in _starts(view, place, cell, units, given.shape[1]):
+        arguments = (given, *start, *weights.arguments())
+        if value.ndim == 3:
+            short = (given[:1], *start, *weights.arguments())
+            first = attempt(Operation("recurrent", cell, short, {**base, "output": 0}, recurrent))
+            if first is None or not same(first, value[:1]):
+                continue
+        for output in (0,) if value.ndim == 3 else (1, 2)[: 2 if cell == "lstm" else 1]:
+            options = {**base, "output": output, "squeezed": value.ndim == 2}
+            made = attempt(Operation("recurrent", cell, arguments, options, layer))
+            if made is not None and same(made, value):
+                return True
+    return False
+
+
+def _weights(
+    held: Mapping[str, Array], cell: str, gates: int, features: int, units: int
+) -> Iterator[Weights]:
+    """Ways to read the arrays as the weights of a cell, in torch's gate order."""
+    wide = gates * units
+    kernels = [a for a in held.values() if a.ndim == 2]
+    into = [a.T if a.shape == (features, wide) else a for a in kernels
+            if a.shape in ((features, wide), (wide, features))]
+    onto = [a.T if a.shape == (units, wide) else a for a in kernels
+            if a.shape in ((units, wide), (wide, units))]
+    if features == units:
+        into, onto = _all_ways(kernels, units, wide), _all_ways(kernels, units, wide)
+    biases = list(_biases(held, wide, units, gates))
+    for one, other in itertools.product(into, onto):
+        if one is other or (one.base is not None and one.base is other.base):
+            continue
+        for order in itertools.permutations(range(gates)):
+            for bias, state_bias in biases:
+                yield Weights(
+                    *(_ordered(a, gates, order) for a in (one, other, bias, state_bias))
+                )
+    yield from _separate(held, cell, gates, features, units)
+
+
+def _all_ways(kernels: Sequence[Array], units: int, wide: int) -> list[Array]:
+    found = []
+    for a in kernels:
+        if a.shape == (wide, units):
+            found.append(a)
+        if a.shape == (units, wide):
+            found.append(a.T)
+    return found
+
+
+def _ordered(weight: Array, gates: int, order: Sequence[int]) -> Array:
+    blocks = np.split(weight, gates, axis=0)
+    return np.concatenate([blocks[gate] for gate in order], axis=0)
+
+
+def _biases(
+    held: Mapping[str, Array], wide: int, units: int, gates: int
+) -> Iterator[tuple[Array, Array]]:
+    zero = np.zeros(wide)
+    rows = [a for a in held.values() if a.shape == (wide,)]
+    rows += [row for a in held.values() if a.shape == (2, wide) for row in a]
+    for one, other in itertools.permutations(rows, 2):
+        yield one, other
+    # Equinox: one bias for all gates, one more for the new state's recurrent part.
+    for single in [a for a in held.values() if a.shape == (units,)] if gates == 3 else []:
+        for row in rows:
+            yield row, np.concatenate([np.zeros(wide - units), single])
+    for row in rows:
+        yield row, zero
+        yield zero, row
+    yield zero, zero
+
+
+def _separate(
+    held: Mapping[str, Array], cell: str, gates: int, features: int, units: int
+) -> Iterator[Weights]:
+    """A kernel for each gate, told apart by names that end in the gate's letter."""
+    letters = BLOCKS[cell]
+    if gates == 1:
+        return
+    into: dict[str, Array] = {}
+    onto: dict[str, Array] = {}
+    bias = {letter: np.zeros(units) for letter in letters}
+    state_bias = {letter: np.zeros(units) for letter in letters}
+    for name, array in held.items():
+        owner = name.replace("/", ".").split(".")[-2:-1]
+        word = owner[0] if owner else ""
+        if len(word) != 2 or word[0] not in "ih" or word[1] not in letters:
+            continue
+        if array.ndim == 1:
+            (bias if word[0] == "i" else state_bias)[word[1]] = array
+        elif array.ndim == 2:
+            (into if word[0] == "i" else onto)[word[1]] = array.T
+    if len(into) == len(onto) == gates:
+        yield Weights(
+            *(
+                np.concatenate([part[letter] for letter in letters])
+                for part in (into, onto, bias, state_bias)
+            )
+        )
