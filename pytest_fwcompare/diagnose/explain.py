@@ -155,9 +155,14 @@ class Success:
         return self.proof.hits < 2 and not self.proof.to_output
 
     @property
-    def rank(self) -> tuple[bool, int, float]:
-        """Repairs that explain more are preferred, then those that explain it more exactly."""
-        return self.proof.to_output, self.proof.hits, -max(self.proof.after, EXACT)
+    def rank(self) -> tuple[bool, bool, int, float]:
+        """Repairs that explain more are preferred, then those that explain it more exactly.
+
+        A number that had to be solved for is a weaker reason than a change without one.
+        """
+        proof = self.proof
+        plain = not self.candidate.fitted
+        return proof.to_output, plain, proof.hits, -max(proof.after, EXACT)
 
 
 def explain_place(
@@ -171,14 +176,16 @@ def explain_place(
     success: Success | None = None
     tries = list(spots(sides, replay, prover, place))
     for spot, late in [*((spot, False) for spot in tries), *((spot, True) for spot in tries)]:
-        if success is not None and (late or spot.operation.kind != "movement"):
+        weak = success is None or success.candidate.fitted
+        if not weak and (late or spot.operation.kind != "movement"):
             continue
         made = _try_all(spot, late, tried, deadline)
         if made is not None and (success is None or made.rank > success.rank):
             success = made
         # A single value found may be half of the truth: two parts exchanged, each taken for
         # another function. The order of what comes in is asked, too.
-        if (success is not None and not success.lonely) or monotonic() > deadline:
+        settled = success is not None and not success.lonely and not success.candidate.fitted
+        if settled or monotonic() > deadline:
             break
     plain = Diagnosis(
         culprit=location.culprit,

@@ -353,6 +353,7 @@ def explain_parameters(
     for name, (expected, obtained) in mismatch.items():
         owner = owners.get(name)
         path = owner.layer if owner is not None else name.rpartition(".")[0]
+        path = _known(path.replace("/", "."), sides.graph)
         scale = max(float(np.abs(expected).max()), float(np.abs(obtained).max())) or 1.0
         gap = float(np.abs(expected - obtained).max()) / scale
         cause, text = _parameter_cause(sides, name, expected, obtained)
@@ -369,6 +370,12 @@ def explain_parameters(
         )
     found.sort(key=lambda d: d.cause is None)
     return found
+
+
+def _known(path: str, graph: Graph) -> str:
+    """A layer's path as the records have it: Keras names some parameters from the model's name."""
+    rest = path.partition(".")[2]
+    return rest if path not in graph.paths and rest in graph.paths else path
 
 
 def _parameter_cause(

@@ -166,7 +166,18 @@ class Sides:
             inputs = all(self.right[source] for source in self.graph.inputs[place])
             record = self.graph.records[place]
             silent = not self.telling(place) or not record.arguments or _bookkeeping(record)
+            silent = silent or self._is_parameter(place)
             self.right[place] = self.sure[place] or (inputs and silent) or place in self.unknown
+
+    def _is_parameter(self, place: int) -> bool:
+        """Whether the value is a parameter in another shape, of which a port has no need."""
+        record = self.graph.records[place]
+        if self.graph.inputs[place] or len(record.parameters) != 1:
+            return False
+        held = self.graph.parameters.get(record.parameters[0])
+        if held is None or held.size != record.value.size:
+            return False
+        return bool(np.array_equal(np.sort(held, axis=None), np.sort(record.value, axis=None)))
 
     def culprits(self) -> list[int]:
         """Positions with right inputs and a wrong result, in execution order."""

@@ -49,6 +49,8 @@ class Candidate:
             what the port computes from it proves anything.
         places: positions that make up the culprit; where it was found, if empty.
         culprit: path and neighbours of the culprit where they are not those of `places`.
+        fitted: a number of many digits was solved for, so that a change without one that explains
+            as much is the likelier.
     """
 
     cause: str
@@ -57,6 +59,19 @@ class Candidate:
     weak: bool = False
     places: tuple[int, ...] = ()
     culprit: tuple[str, tuple[str, str] | None] | None = None
+    fitted: bool = False
+
+
+TELLING = 3
+"""Elements that a tensor must have for a number that was solved for to say anything."""
+
+DIGITS = 3
+"""Significant digits up to which a number is one that people write."""
+
+
+def is_fitted(number: float) -> bool:
+    """Whether a number that was solved for is none that people write."""
+    return float(f"{number:.{DIGITS}g}") != number
 
 
 @dataclass(frozen=True)
@@ -279,7 +294,9 @@ class Prover:
             shown = [] if value is None else self._shown(value, observe)
             if len(shown) > slot and index.find(shown[slot], self.sides.tolerance):
                 assert value is not None
-                yield candidate, value
+                # One or two values are met by some number, whatever the port does.
+                if target.size >= TELLING or not is_fitted(candidate):
+                    yield candidate, value
                 return
 
 

@@ -84,4 +84,4 @@ class KerasSide(TensorFlowSide):
 
     def scopes(self) -> Scopes:
         """Names of the model and its layers."""
-        return layer_scopes(self.model, self.parameters())
+        return layer_scopes(self.model)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import tensorflow as tf
@@ -13,6 +15,7 @@ from pytest_fwcompare.backends.base import Argument, Parameter
 from pytest_fwcompare.backends.tensorflow.layers_tree import layer_owned, layer_scopes
 from pytest_fwcompare.backends.tensorflow.record import Scopes
 from pytest_fwcompare.backends.tensorflow.side import Owned, TensorFlowSide
+from pytest_fwcompare.backends.tensorflow.watch import marked
 from pytest_fwcompare.errors import ModelError
 
 
@@ -183,7 +186,16 @@ class ModuleSide(TensorFlowSide):
     def scopes(self) -> Scopes:
         """Names of the modules, for those that open a name scope."""
         found = [self.model, *getattr(self.model, "submodules", ())]
-        return Scopes(frozenset(m.name for m in found if getattr(m, "name", None)), "")
+        names = frozenset(m.name for m in found if getattr(m, "name", None))
+        return Scopes(names, "", self._marks)
+
+    _marks: Mapping[str, str] = MappingProxyType({})
+
+    @contextmanager
+    def tracing(self) -> Iterator[None]:
+        """Submodules open scopes of their own."""
+        with marked(self.model) as self._marks:
+            yield
 
     def call(self, arguments: Sequence[Argument], tensors: Sequence[Any], training: bool) -> Any:
         """`training` is passed if the signature takes it."""
@@ -284,7 +296,7 @@ class LegacyKerasSide(TensorFlowSide):
 
     def scopes(self) -> Scopes:
         """Names of the model and its layers."""
-        return layer_scopes(self.model, self.parameters())
+        return layer_scopes(self.model)
 
     def autograph(self) -> bool:
         """Keras 2 converts the calls of its layers itself."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from pytest_fwcompare.backends.base import Parameter
@@ -31,8 +31,6 @@ def layer_owned(
     ]
 
 
-def layer_scopes(model: Any, parameters: Sequence[Parameter]) -> Scopes:
-    """Names of the model's layers, and the root that their parameters' paths leave out."""
-    rooted = any(parameter.layer.startswith(f"{model.name}/") for parameter in parameters)
-    names = frozenset(str(layer.name) for layer in all_layers(model))
-    return Scopes(names, "" if rooted else model.name)
+def layer_scopes(model: Any) -> Scopes:
+    """Names of the model's layers, and that of the model, which is no part of their paths."""
+    return Scopes(frozenset(str(layer.name) for layer in all_layers(model)), model.name)

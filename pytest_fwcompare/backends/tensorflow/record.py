@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,11 +33,13 @@ class Scopes:
 
     Attributes:
         names: of the model and all its layers.
-        root: of the model, if parameters' paths leave it out.
+        root: of the model, which paths leave out.
+        marks: paths of modules by the names of scopes that were opened for them.
     """
 
     names: frozenset[str]
     root: str
+    marks: Mapping[str, str] = field(default_factory=dict)
 
     def path(self, name: str) -> str:
         """Layer path of an operation, "" for the model itself.
@@ -45,14 +47,20 @@ class Scopes:
         TensorFlow numbers a scope that is opened again: "encoder_1/mix_2/MatMul" is the
         operation MatMul of the layer "encoder/mix".
         """
-        found = []
+        found: list[str] = []
+        marked = ""
         for scope in name.split("/")[:-1]:
             plain = scope if scope in self.names else re.sub(r"_\d+$", "", scope)
-            if plain in self.names:
+            # A layer may open a scope of its own name in its own.
+            if plain in self.names and found[-1:] != [plain]:
                 found.append(plain)
-        if found and found[0] == self.root:
-            found = found[1:]
-        return "/".join(found)
+            marked = self.marks.get(scope, self.marks.get(plain, marked))
+        return marked or self.within("/".join(found))
+
+    def within(self, path: str) -> str:
+        """A layer path without the model's own name."""
+        first, _, rest = path.partition("/")
+        return rest if first == self.root else path
 
 
 class RecordingShadow(Shadow):
@@ -213,7 +221,7 @@ class RecordingShadow(Shadow):
         path = self.scopes.path(node.name)
         return Recorded(
             index=number,
-            path=path or owner_path(parameters),
+            path=path or self.scopes.within(owner_path(parameters)),
             operation=meant.op,
             value=np.asarray(values[name], np.float64),
             inputs=tuple(sources),

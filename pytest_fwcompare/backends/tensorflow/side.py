@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,6 +114,10 @@ class TensorFlowSide(Side):
     def scopes(self) -> Scopes:
         """Names of layers, to tell them from other name scopes of a graph."""
         return Scopes(frozenset(), "")
+
+    def tracing(self) -> AbstractContextManager[None]:
+        """Entered while a pass is traced that will be recorded."""
+        return nullcontext()
 
     def traced(self) -> None:
         """Called after a trace, to drop what the model kept of it."""
@@ -350,14 +354,15 @@ class TensorFlowSide(Side):
                 o.parameter.name: o.variable for o in self.entries() if o.parameter.trainable
             }
             try:
-                trace = trace_model(
-                    self._program(arguments, training),
-                    specs,
-                    trainable,
-                    gradients=gradients,
-                    record=record,
-                    autograph=self.autograph(),
-                )
+                with self.tracing() if record else nullcontext():
+                    trace = trace_model(
+                        self._program(arguments, training),
+                        specs,
+                        trainable,
+                        gradients=gradients,
+                        record=record,
+                        autograph=self.autograph(),
+                    )
             finally:
                 self.traced()
             self._shadows[key] = RecordingShadow(

@@ -8,6 +8,7 @@ recorded input, gives the recorded result. Repairs then know one norm, one softm
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from pytest_fwcompare.backends.base import Array, Recorded
 from pytest_fwcompare.diagnose.canonical.activations import activations
@@ -37,11 +38,14 @@ def canonical(
 ) -> list[Recorded]:
     """The records with constants told from tensors, and known patterns folded into one.
 
+    Keras' paths "block/norm" are written "block.norm", as those of all others.
+
     Args:
         records: of one float64 pass.
         parameters: float64 values by name.
     """
-    made = with_numbers(records, parameters or {})
+    dotted = [replace(r, path=r.path.replace("/", ".")) if "/" in r.path else r for r in records]
+    made = with_numbers(dotted, parameters or {})
     for recogniser in RECOGNISERS:
         view = View(made, parameters or {})
         folds: dict[int, Fold] = {}

@@ -81,18 +81,19 @@ def _formula(view: View, x: int, end: int) -> Fold | None:
     value, given = view.value(end).reshape(-1), view.value(x).reshape(-1)
     where = sampled(value)
     few, wanted = given[where], value[where]
-    if not np.isfinite(few).all() or np.array_equal(few, wanted) or not (few < 0).any():
+    if not np.isfinite(few).all():
         return None
-    for name, options in [*FORMULAS, *_fitted(few, wanted), *_limits(view, x, end)]:
+    # Where nothing is below zero, a formula says no more than the identity.
+    told = (few < 0).any() and not np.array_equal(few, wanted)
+    formulas = [*FORMULAS, *_fitted(few, wanted)] if told else []
+    for name, options in [*formulas, *_limits(view, x, end)]:
         with np.errstate(all="ignore"):
             tried = np.asarray(ACTIVATIONS[name](few, **options))
         if not same(tried, wanted):
             continue
         if view.graph.inputs[end] == (x,) and view.name(end) == name:
             return None
-        fold = view.fold(
-            end, (x,), "activation", name, {"function": name, **options}, activate
-        )
+        fold = view.fold(end, (x,), "activation", name, {"function": name, **options}, activate)
         if fold is not None:
             return fold
     return None

@@ -81,7 +81,9 @@ class View:
         border = {s for p in [*inner, place] for s in self.graph.inputs[p]}
         return sorted((inner | border) - {place})
 
-    def _walk(self, place: int, links: Sequence[Sequence[int]], reach: int, fits: object) -> set[int]:
+    def _walk(
+        self, place: int, links: Sequence[Sequence[int]], reach: int, fits: object
+    ) -> set[int]:
         assert callable(fits)
         seen: set[int] = set()
         front = [place]

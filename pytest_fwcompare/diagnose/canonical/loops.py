@@ -58,7 +58,7 @@ def _folded(
 ) -> Fold | None:
     value = view.value(place)
     base = {"cell": cell, "batch_first": False, "bidirectional": False, "biased": True, **own}
-    outputs = (0,) if value.ndim == 3 else (1, 2) if cell == "lstm" else (1,)
+    outputs = _outputs(value, view.value(x), cell)
     starts = _starts(view, place, cell, units, view.value(x).shape[1])
     for output in outputs:
         for start in starts:
@@ -75,15 +75,20 @@ def _folded(
     return None
 
 
+def _outputs(value: Array, x: Array, cell: str) -> tuple[int, ...]:
+    """What a value may be: 0 the sequence, 1 the last state, 2 the last cell state."""
+    if value.ndim == 3 and len(value) == len(x) > 1:
+        return (0,)
+    return (1, 2) if cell == "lstm" else (1,)
+
+
 def layer(arguments: Sequence[Array], options: Mapping[str, Any]) -> Array:
     """A recurrent layer whose last state is handed out without the axis of layers."""
     value = recurrent(tuple(arguments), options)
     return value[0] if options.get("squeezed") else value
 
 
-def _starts(
-    view: View, place: int, cell: str, units: int, batch: int
-) -> list[tuple[Array, ...]]:
+def _starts(view: View, place: int, cell: str, units: int, batch: int) -> list[tuple[Array, ...]]:
     """Initial states (1, batch, units): zeros, or those that come into the loop."""
     count = 2 if cell == "lstm" else 1
     zero = np.zeros((1, batch, units))
@@ -119,7 +124,9 @@ def _arrays(view: View, record: Recorded) -> dict[str, Array]:
         if name in view.parameters
     }
     for number, argument in enumerate(record.arguments):
-        known = any(a.shape == argument.shape and np.array_equal(a, argument) for a in held.values())
+        known = any(
+            a.shape == argument.shape and np.array_equal(a, argument) for a in held.values()
+        )
         if argument.dtype.kind == "f" and argument.ndim in (1, 2) and not known:
             held.setdefault(f"argument {number}", argument)
     return held
@@ -147,12 +154,13 @@ def _first_step(
     base = {"cell": cell, "batch_first": False, "bidirectional": False, "biased": True, **own}
     for start in _starts(view, place, cell, units, given.shape[1]):
         arguments = (given, *start, *weights.arguments())
-        if value.ndim == 3:
+        outputs = _outputs(value, given, cell)
+        if outputs == (0,):
             short = (given[:1], *start, *weights.arguments())
             first = attempt(Operation("recurrent", cell, short, {**base, "output": 0}, recurrent))
             if first is None or not same(first, value[:1]):
                 continue
-        for output in (0,) if value.ndim == 3 else (1, 2)[: 2 if cell == "lstm" else 1]:
+        for output in outputs:
             options = {**base, "output": output, "squeezed": value.ndim == 2}
             made = attempt(Operation("recurrent", cell, arguments, options, layer))
             if made is not None and same(made, value):
@@ -166,10 +174,16 @@ def _weights(
     """Ways to read the arrays as the weights of a cell, in torch's gate order."""
     wide = gates * units
     kernels = [a for a in held.values() if a.ndim == 2]
-    into = [a.T if a.shape == (features, wide) else a for a in kernels
-            if a.shape in ((features, wide), (wide, features))]
-    onto = [a.T if a.shape == (units, wide) else a for a in kernels
-            if a.shape in ((units, wide), (wide, units))]
+    into = [
+        a.T if a.shape == (features, wide) else a
+        for a in kernels
+        if a.shape in ((features, wide), (wide, features))
+    ]
+    onto = [
+        a.T if a.shape == (units, wide) else a
+        for a in kernels
+        if a.shape in ((units, wide), (wide, units))
+    ]
     if features == units:
         into, onto = _all_ways(kernels, units, wide), _all_ways(kernels, units, wide)
     biases = list(_biases(held, wide, units, gates))
@@ -178,9 +192,7 @@ def _weights(
             continue
         for order in itertools.permutations(range(gates)):
             for bias, state_bias in biases:
-                yield Weights(
-                    *(_ordered(a, gates, order) for a in (one, other, bias, state_bias))
-                )
+                yield Weights(*(_ordered(a, gates, order) for a in (one, other, bias, state_bias)))
     yield from _separate(held, cell, gates, features, units)
 
 
@@ -205,8 +217,7 @@ def _biases(
     zero = np.zeros(wide)
     rows = [a for a in held.values() if a.shape == (wide,)]
     rows += [row for a in held.values() if a.shape == (2, wide) for row in a]
-    for one, other in itertools.permutations(rows, 2):
-        yield one, other
+    yield from itertools.permutations(rows, 2)
     # Equinox: one bias for all gates, one more for the new state's recurrent part.
     for single in [a for a in held.values() if a.shape == (units,)] if gates == 3 else []:
         for row in rows:

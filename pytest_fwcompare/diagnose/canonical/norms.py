@@ -10,7 +10,6 @@ import numpy as np
 
 from pytest_fwcompare.backends.base import Array
 from pytest_fwcompare.diagnose.canonical.fold import Fold, View
-from pytest_fwcompare.diagnose.operations import same
 from pytest_fwcompare.diagnose.operations.norms import axis_sets, normalise
 
 ROOTS = ("rsqrt", "sqrt")
@@ -102,20 +101,20 @@ def _checked(
 def _numbers(view: View, region: set[int]) -> list[float]:
     """Numbers that are added in a region: epsilons."""
     found = [view.graph.records[p].attributes.get("number") for p in sorted(region)]
-    return [float(n) for n in found if isinstance(n, float) and abs(n) < 0.5]
+    return [float(n) for n in found if isinstance(n, float) and 0.0 < abs(n) < 0.5]
 
 
-def _epsilon(square: Array, variance: Array, numbers: list[float]) -> float | None:
-    """What a root holds beside the variance, if it is one number."""
+def _epsilons(square: Array, variance: Array, numbers: list[float]) -> list[float]:
+    """What a root may hold beside the variance, the likeliest first; none if not one number."""
     rest = square.reshape(-1) - variance.reshape(-1)
     scale = float(np.abs(square).max()) or 1.0
     eps = float(np.median(rest))
     if np.abs(rest - eps).max() > AGREE * scale or eps < -AGREE * scale:
-        return None
-    for number in numbers:
-        if abs(number - eps) <= AGREE * scale:
-            return number
-    return 0.0 if abs(eps) <= 1e-14 * scale else eps
+        return []
+    near = sorted(
+        (n for n in numbers if abs(n - eps) <= AGREE * scale), key=lambda n: abs(n - eps)
+    )
+    return [*near, 0.0] if abs(eps) <= AGREE * scale else [*near, eps]
 
 
 def _statistics(
@@ -143,10 +142,11 @@ def _with_epsilon(
     numbers: list[float],
     layout: tuple[int, ...] | None,
 ) -> Iterator[tuple[dict[str, Any], tuple[int, ...] | None]]:
-    eps = _epsilon(square, variance, numbers)
-    if eps is None:
+    found = _epsilons(square, variance, numbers)
+    for eps in found:
+        yield {**base, "eps": eps}, layout
+    if not found:
         return
-    yield {**base, "eps": eps}, layout
     # The root of the variance alone, with what is added to it outside.
     for number in numbers:
         yield {**base, "eps": number, "outside": True}, layout
@@ -176,11 +176,9 @@ def _affine(
     choices: list[Array] = []
     for array in held.values():
         # Some shapes fit more than one axis; the value tells.
-        for axis in ([channel] if channel is not None else [len(shape) - 1, 1, 0]):
+        for axis in [channel] if channel is not None else [len(shape) - 1, 1, 0]:
             if axis < len(shape) and array.size == shape[axis]:
-                choices.append(
-                    array.reshape([-1 if a == axis else 1 for a in range(len(shape))])
-                )
+                choices.append(array.reshape([-1 if a == axis else 1 for a in range(len(shape))]))
         if array.ndim > 1 and array.shape == shape[-array.ndim :]:
             choices.append(array)
     for one in choices[:6]:
@@ -202,27 +200,36 @@ def _given_statistics(
     own: Mapping[str, Array],
 ) -> Fold | None:
     """Running statistics: the variance and the rest are parameters along one axis."""
-    given = view.value(x)
     numbers = _numbers(view, view.between([x], end))
     for name, variance in own.items():
-        eps = _epsilon(square, variance, numbers) if variance.size == square.size else None
-        if eps is None:
-            continue
-        others = [a for key, a in held.items() if key != name and a.size == variance.size]
-        axes = [axis for axis, size in enumerate(given.shape) if size == variance.size]
-        for axis in sorted(axes, reverse=True):
-            shape = [-1 if a == axis else 1 for a in range(given.ndim)]
-            rows = [a.reshape(shape) for a in others]
-            options: dict[str, Any] = {
-                "eps": eps,
-                "centred": True,
-                "axes": tuple(a for a in range(given.ndim) if a != axis),
-                "variance": variance.reshape(shape),
-            }
-            for chosen in _roles(rows):
-                found = _checked(view, x, end, {**options, **chosen}, None, None)
-                if found is not None:
-                    return found
+        fits = variance.size == square.size
+        for eps in _epsilons(square, variance, numbers) if fits else []:
+            found = _running(view, x, end, held, name, eps)
+            if found is not None:
+                return found
+    return None
+
+
+def _running(
+    view: View, x: int, end: int, held: Mapping[str, Array], name: str, eps: float
+) -> Fold | None:
+    """A norm by running statistics whose variance is the parameter of that name."""
+    given, variance = view.value(x), held[name]
+    others = [a for key, a in held.items() if key != name and a.size == variance.size]
+    axes = [axis for axis, size in enumerate(given.shape) if size == variance.size]
+    for axis in sorted(axes, reverse=True):
+        shape = [-1 if a == axis else 1 for a in range(given.ndim)]
+        rows = [a.reshape(shape) for a in others]
+        options: dict[str, Any] = {
+            "eps": eps,
+            "centred": True,
+            "axes": tuple(a for a in range(given.ndim) if a != axis),
+            "variance": variance.reshape(shape),
+        }
+        for chosen in _roles(rows):
+            found = _checked(view, x, end, {**options, **chosen}, None, None)
+            if found is not None:
+                return found
     return None
 
 
@@ -233,9 +240,6 @@ def _roles(rows: list[Array]) -> Iterator[dict[str, Any]]:
         for some in itertools.permutations(rows, count):
             for roles in itertools.combinations(names, count):
                 chosen = dict.fromkeys(names)
-                chosen.update(zip(roles, some, strict=True))  # type: ignore[arg-type]
+                chosen.update(zip(roles, some, strict=True))
                 if chosen["mean"] is not None:
                     yield chosen
-
-
-__all__ = ["norms", "same"]

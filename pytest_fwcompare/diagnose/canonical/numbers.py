@@ -24,7 +24,15 @@ LISTED = frozenset(
         *("concatv2", "stridedslice", "reversev2", "conv2dbackpropinput", "split", "splitv"),
         *("max", "min", "sum", "prod", "padv2", "mirrorpad", "expanddims", "pack", "roll"),
         *("conv2dbackpropinputv2", "conv3dbackpropinputv2", "broadcastto", "cumsum"),
-        *("resizebilinear", "resizenearestneighbor", "resizebicubic", "all", "any"),
+        *(
+            "cond",
+            "dynamic_slice",
+            "resizebilinear",
+            "resizenearestneighbor",
+            "resizebicubic",
+            "all",
+            "any",
+        ),
     )
 ).difference(INDEXED)
 """Operations whose constant whole numbers are axes, sizes and amounts."""
@@ -32,9 +40,7 @@ LISTED = frozenset(
 CHOICES = ("select_n", "selectv2", "select", "where")
 
 
-def with_numbers(
-    records: Sequence[Recorded], parameters: Mapping[str, Array]
-) -> list[Recorded]:
+def with_numbers(records: Sequence[Recorded], parameters: Mapping[str, Array]) -> list[Recorded]:
     """The records, constant arguments left out: axes and sizes, and the number of x + 1.
 
     Args:

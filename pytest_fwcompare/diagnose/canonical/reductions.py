@@ -19,7 +19,14 @@ def means(view: View) -> Iterator[Fold]:
     for total in view.named(SUMS):
         for x in view.graph.inputs[total][:1]:
             for end in view.graph.consumers[total]:
-                if view.name(end) not in ("div", "truediv", "realdiv", "divide", "mul", "multiply"):
+                if view.name(end) not in (
+                    "div",
+                    "truediv",
+                    "realdiv",
+                    "divide",
+                    "mul",
+                    "multiply",
+                ):
                     continue
                 yield from _reduced(view, x, end, ("mean",))
 

@@ -31,10 +31,8 @@ def _around(view: View, anchor: int) -> Fold | None:
         if not np.isfinite(value).any():
             continue
         for x in sources:
-            if value.shape == shape:
-                found = _softmax(view, x, end)
-            else:
-                found = _logsumexp(view, x, end)
+            whole = value.shape == shape
+            found = _softmax(view, x, end) if whole else _logsumexp(view, x, end)
             if found is not None:
                 return found
     return None

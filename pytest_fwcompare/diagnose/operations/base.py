@@ -84,7 +84,7 @@ class Folded(Recorded):
     """Several recorded operations as the one that they compute together.
 
     Attributes:
-        known: the operation, proved by its value; its arguments are those of the record.
+        known: the operation, proved by its value; its first arguments are those of the record.
     """
 
     known: Operation = field(default_factory=lambda: Operation("", "", ()))
@@ -153,7 +153,10 @@ def understand(record: Recorded) -> Operation | None:
     if not record.arguments:
         return None
     if isinstance(record, Folded):
-        whole = replace(record.known, arguments=record.arguments)
+        known = record.known
+        given = [known.taken(number, array) for number, array in enumerate(record.arguments)]
+        # Weights and states that no operation made come after what is recorded.
+        whole = replace(known, arguments=(*given, *known.arguments[len(given) :]))
         value = attempt(whole)
         return whole if value is not None and same(value, record.value) else None
     name = normalised(record.operation)

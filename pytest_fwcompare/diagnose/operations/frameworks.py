@@ -174,9 +174,11 @@ def _tensorflow_pools(record: Recorded) -> Iterator[Guess]:
     yield (x,), options
 
 
-rule("pool", *("maxpool", "avgpool", "maxpoolv2", "maxpool3d", "avgpool3d"), guesses=_tensorflow_pools)(
-    pool
-)
+rule(
+    "pool",
+    *("maxpool", "avgpool", "maxpoolv2", "maxpool3d", "avgpool3d"),
+    guesses=_tensorflow_pools,
+)(pool)
 
 
 def _tensorflow_resizes(record: Recorded) -> Iterator[Guess]:
@@ -333,7 +335,8 @@ def _jax_transposed(record: Recorded) -> Iterator[Guess]:
     space = tuple(range(2, kernel.ndim))
     reach = [(k - 1) * d for k, d in zip(kernel.shape[2:], layout["dilation"], strict=True)]
     crop = tuple(
-        (full - low, full - high) for full, (low, high) in zip(reach, layout["padding"], strict=True)
+        (full - low, full - high)
+        for full, (low, high) in zip(reach, layout["padding"], strict=True)
     )
     options = {
         "stride": layout["lhs_dilation"],
@@ -363,7 +366,7 @@ def _window_maxima(record: Recorded) -> Iterator[Guess]:
 
 
 def window_options(record: Recorded) -> tuple[Array, dict[str, Any]] | None:
-    """x in torch's axis order and the options of a pool, from a reduction over windows."""
+    """X in torch's axis order and the options of a pool, from a reduction over windows."""
     facts, x = record.attributes, record.arguments[0]
     windows = facts.get("window_dimensions")
     if windows is None or any(step != 1 for step in facts.get("base_dilation") or ()):
@@ -391,7 +394,7 @@ rule("pool", "reduce_window_max", "reduce_window", guesses=_window_maxima)(pool)
 
 
 def _selections(record: Recorded) -> Iterator[Guess]:
-    """select_n(which, first, second): the second where `which` is true."""
+    """JAX's select_n(which, first, second): the second where `which` is true."""
     if len(record.arguments) == 3:
         condition, first, second = record.arguments
         yield (condition, second, first), {}
@@ -401,7 +404,7 @@ rule("where", "select_n", guesses=_selections)(where)
 
 
 def _jax_lookups(record: Recorded) -> Iterator[Guess]:
-    """gather of whole rows: indices have a last axis of one."""
+    """JAX's gather of whole rows: indices have a last axis of one."""
     if len(record.arguments) != 2:
         return
     table, indices = record.arguments
@@ -416,7 +419,9 @@ def _limits(record: Recorded) -> Iterator[Guess]:
     """JAX's clamp(low, x, high)."""
     for number, argument in enumerate(record.arguments):
         if argument.shape == record.value.shape:
-            others = [float(a) for n, a in enumerate(record.arguments) if n != number and a.size == 1]
+            others = [
+                float(a) for n, a in enumerate(record.arguments) if n != number and a.size == 1
+            ]
             if len(others) == 2:
                 low, high = min(others), max(others)
                 yield (argument,), {"function": "clamp", "min": low, "max": high}

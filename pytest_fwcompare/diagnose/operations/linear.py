@@ -236,6 +236,57 @@ def embedding(arguments: Arguments, options: Mapping[str, Any]) -> Array:
     return np.asarray(table[indices.astype(np.int64)] * options.get("scale", 1.0))
 
 
+PRODUCTS = (
+    *("matmul", "bmm", "mm", "einsum", "baddbmm", "rmatmul", "dot", "dot_general"),
+    *("batchmatmulv2", "batchmatmulv3", "batchmatmul"),
+)
+
+
 def is_product(name: str) -> bool:
     """Whether an operation of that name multiplies tensors along a shared axis."""
-    return normalised(name) in ("matmul", "bmm", "mm", "einsum", "baddbmm", "rmatmul", "dot")
+    return normalised(name) in PRODUCTS
+
+
+def _rows(record: Recorded) -> Iterator[Guess]:
+    """x[indices]: rows along the first axis, or along the one that is named."""
+    if len(record.arguments) != 2:
+        return
+    x, indices = record.arguments
+    if indices.dtype.kind not in "iu" and not np.array_equal(indices, np.round(indices)):
+        return
+    named = record.attributes.get("dim", record.attributes.get("axis"))
+    axes = [named] if isinstance(named, int) else []
+    for axis in [*axes, *range(x.ndim)]:
+        yield (x, indices), {"axis": int(axis)}
+
+
+@rule("rows", "getitem", "index_select", "gather", "gatherv2", "take", guesses=_rows)
+def rows(arguments: Arguments, options: Mapping[str, Any]) -> Array:
+    """Entries of x along an axis, at indices of any shape."""
+    x, indices = arguments
+    return np.asarray(np.take(x, indices.astype(np.int64), axis=options["axis"]))
+
+
+def _added(record: Recorded) -> Iterator[Guess]:
+    """index_add(x, indices, values), unsorted_segment_sum(values, indices)."""
+    whole = [a for a in record.arguments if a.dtype.kind in "iu" and a.ndim]
+    floats = [a for a in record.arguments if a.dtype.kind == "f"]
+    if len(whole) != 1 or not floats:
+        return
+    indices = whole[0].reshape(-1) if whole[0].shape[-1:] == (1,) else whole[0]
+    start = floats[0] if len(floats) == 2 else np.zeros(record.value.shape)
+    if start.shape == record.value.shape and indices.ndim == 1:
+        yield (start, indices, floats[-1]), {"sum": True}
+
+
+@rule(
+    "scattered sum",
+    *("index_add", "scatter-add", "scatter_add", "unsortedsegmentsum", "segmentsum"),
+    guesses=_added,
+)
+def scattered_sum(arguments: Arguments, options: Mapping[str, Any]) -> Array:
+    """Rows of values (count, ...) added to those of x that indices (count,) name."""
+    start, indices, values = arguments
+    made = np.array(start, np.float64)
+    np.add.at(made, indices.astype(np.int64), values)
+    return made

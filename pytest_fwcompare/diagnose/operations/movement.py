@@ -42,9 +42,15 @@ def anything(record: Recorded) -> Iterator[Guess]:
     floats = list(record.arguments)
     if not floats:
         return
-    first = floats[0]
     if len(floats) > 1:
         yield from _joins(tuple(floats), value)
+    # Where only one of the arguments is moved, it need not be the first.
+    for first in floats[:3] if len(floats) <= 3 else floats[:1]:
+        yield from _of_one(first, value)
+
+
+def _of_one(first: Array, value: Array) -> Iterator[Guess]:
+    """Ways in which a single tensor gives the value."""
     if first.size == value.size:
         yield (first,), {"move": "reshape", "shape": value.shape}
         if first.ndim == value.ndim <= 6:

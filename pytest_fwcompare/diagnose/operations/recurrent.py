@@ -60,7 +60,8 @@ def recurrent(arguments: Arguments, options: Mapping[str, Any]) -> Array:
     Variants by direction ("d0", "d1", ... prefix an option to limit it to one direction of the
     first layer's numbering): "order" of the gates in the weights, "gate_activation",
     "cell_activation", "reset_before" (GRU), "forwards" (a backward direction read forwards),
-    "forget_bias", "zero_state", "keep" (batch, time) steps that count.
+    "forget_bias", "zero_state", "start" (a number that fills the initial states), "keep" (batch,
+    time) steps that count.
     """
     name = options["cell"]
     states = 2 if name == "lstm" else 1
@@ -76,7 +77,7 @@ def recurrent(arguments: Arguments, options: Mapping[str, Any]) -> Array:
             number = layer * directions + direction
             own = _variants(options, number)
             block = weights[number * each : (number + 1) * each]
-            start = [state[number] * (0.0 if own.get("zero_state") else 1.0) for state in initial]
+            start = [_start(state[number], own, place) for place, state in enumerate(initial)]
             sequence, last = _direction(name, x, block, start, direction == 1, own)
             outputs.append(sequence)
             hidden.append(last[0])
@@ -95,6 +96,14 @@ def _variants(options: Mapping[str, Any], number: int) -> dict[str, Any]:
     own = {key: value for key, value in options.items() if not key.startswith("d")}
     own.update({k.removeprefix(prefix): v for k, v in options.items() if k.startswith(prefix)})
     return own
+
+
+def _start(state: Array, own: Mapping[str, Any], place: int) -> Array:
+    """An initial state; "start" fills it with a number, "start_hidden" the first state alone."""
+    if own.get("zero_state"):
+        return np.zeros_like(state)
+    fill = own.get("start", own.get("start_hidden") if place == 0 else None)
+    return state if fill is None else np.full_like(state, fill)
 
 
 def _direction(
@@ -141,10 +150,11 @@ def _step(
     """The next states from the gates' input part (batch, gates * units)."""
     gate = GATE_ACTIVATIONS[own.get("gate_activation", "sigmoid")]
     squash = CELL_ACTIVATIONS[own.get("cell_activation", "tanh")]
+    inner = CELL_ACTIVATIONS[own["new_activation"]] if "new_activation" in own else squash
     h = state[0]
     if name == "lstm":
         i, f, g, o = np.split(inputs + h @ recur + state_bias, 4, axis=-1)
-        c = gate(f) * state[1] + gate(i) * squash(g)
+        c = gate(f) * state[1] + gate(i) * inner(g)
         out = squash(c) if not own.get("linear_output") else c
         return [gate(o) * out, c]
     if name == "gru":

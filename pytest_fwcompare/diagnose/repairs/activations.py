@@ -16,7 +16,7 @@ from pytest_fwcompare.diagnose.operations.elementwise import (
     SELU_ALPHA,
     SELU_SCALE,
 )
-from pytest_fwcompare.diagnose.prove import Candidate
+from pytest_fwcompare.diagnose.prove import Candidate, is_fitted
 from pytest_fwcompare.diagnose.repairs.base import Spot, decades, repair, show
 
 NONLINEAR = (
@@ -100,7 +100,8 @@ def parameters(spot: Spot) -> Iterator[Candidate]:
         slopes = PARAMETERS["leaky_relu"]["negative_slope"]
         for found, changed in spot.prover.solve(leaky, slopes):
             text = f"slope={found:.10g} below 0 (reference 0)"
-            yield Candidate("activation-parameter", text, {spot.place: changed})
+            fitted = is_fitted(found)
+            yield Candidate("activation-parameter", text, {spot.place: changed}, fitted=fitted)
 
 
 def _short_constants(spot: Spot) -> Iterator[Candidate]:
@@ -161,7 +162,8 @@ def _rational_tanh(spot: Spot, x: Array) -> Iterator[Candidate]:
         text = f"tanh by its series to the power {2 * order + 1}"
         yield Candidate("activation-variant", text, {spot.place: series})
     clipped = np.clip(x, -1.0, 1.0)
-    yield Candidate("activation-variant", "tanh as a clip to 1", {spot.place: clipped})
+    if not np.array_equal(clipped, x):
+        yield Candidate("activation-variant", "tanh as a clip to 1", {spot.place: clipped})
 
 
 def _other(spot: Spot, name: str, cause: str, **options: Any) -> Iterator[Candidate]:
@@ -284,8 +286,8 @@ def extra_activation(spot: Spot) -> Iterator[Candidate]:
         path, own = spot.graph.records[source].path, spot.record.path
         for name, made in _applied(argument):
             changed = attempt(spot.operation, spot.replaced(number, made))
-            if changed is None:
-                continue
+            if changed is None or not changed.size or (changed == changed.flat[0]).all():
+                continue  # a constant that drops out of what follows proves nothing
             # Glue code that reads a module's result blames the module: Dense(activation=...).
             culprit = (path, None) if path != own and path not in spot.graph.containers else None
             text = f"{name} applied to its input first"
@@ -298,6 +300,8 @@ def _applied(x: Array) -> Iterator[tuple[str, Array]]:
         with np.errstate(all="ignore"):
             yield name, np.asarray(ACTIVATIONS[name](x))
     for axis in range(x.ndim - 1, -1, -1):
+        if x.shape[axis] < 2:
+            continue  # ones, whatever x is
         with np.errstate(all="ignore"):
             weights = softmax(x, axis)
             yield f"softmax over axis {axis}", weights

@@ -8,7 +8,7 @@ import numpy as np
 
 from pytest_fwcompare.backends.base import Array
 from pytest_fwcompare.diagnose.operations import attempt
-from pytest_fwcompare.diagnose.prove import Candidate
+from pytest_fwcompare.diagnose.prove import Candidate, is_fitted
 from pytest_fwcompare.diagnose.repairs.base import Spot, decades, repair, show
 from pytest_fwcompare.diagnose.repairs.patterns import averages, keeps_off_zero
 from pytest_fwcompare.diagnose.replay import Replay
@@ -151,7 +151,8 @@ def scaled(spot: Spot) -> Iterator[Candidate]:
     if cause is None:
         return
     for factor, value in factors(spot, spot.record.value):
-        yield Candidate(cause, f"a factor of {factor:.10g} (reference 1)", {spot.place: value})
+        text = f"a factor of {factor:.10g} (reference 1)"
+        yield Candidate(cause, text, {spot.place: value}, fitted=is_fitted(factor))
 
 
 def factors(spot: Spot, value: Array) -> Iterator[tuple[float, Array]]:

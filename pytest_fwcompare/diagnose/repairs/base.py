@@ -9,8 +9,8 @@ from typing import Any
 from pytest_fwcompare.backends.base import Array, Recorded
 from pytest_fwcompare.diagnose.graph import Graph
 from pytest_fwcompare.diagnose.locate import Sides
-from pytest_fwcompare.diagnose.operations import Operation, attempt
-from pytest_fwcompare.diagnose.prove import Candidate, Prover
+from pytest_fwcompare.diagnose.operations import Operation, attempt, normalised
+from pytest_fwcompare.diagnose.prove import Candidate, Prover, is_fitted
 from pytest_fwcompare.diagnose.replay import Replay
 
 
@@ -41,6 +41,10 @@ class Spot:
     def record(self) -> Recorded:
         """The record there."""
         return self.graph.records[self.place]
+
+    def name(self, place: int) -> str:
+        """Normalised name of an operation."""
+        return normalised(self.graph.records[place].operation)
 
     @property
     def value(self) -> Array:
@@ -89,7 +93,7 @@ class Spot:
 
         for number, value in self.prover.solve(family, grid):
             text = f"{label}={number:.10g} (reference {show(reference)})"
-            yield Candidate(cause, text, {self.place: value})
+            yield Candidate(cause, text, {self.place: value}, fitted=is_fitted(number))
 
 
 Repair = Callable[[Spot], Iterator[Candidate]]

@@ -16,8 +16,8 @@ from pytest_fwcompare.diagnose.repairs.base import Spot, decades, repair, show
 def epsilon(spot: Spot) -> Iterator[Candidate]:
     """Another epsilon, solved for; epsilon outside the root."""
     eps = spot.operation.options["eps"]
+    yield from spot.change("norm-epsilon", f"no epsilon (reference {show(eps)})", eps=0.0)
     yield from spot.solved("norm-epsilon", "epsilon", "eps", eps, decades(-16, 1, 1))
-    yield from spot.change("norm-epsilon", f"epsilon=0 (reference {show(eps)})", eps=0.0)
     yield from spot.change("norm-epsilon", "epsilon added after the root", outside=True)
     outside = decades(-16, 1, 1)
     yield from spot.solved(
@@ -50,7 +50,11 @@ def statistics(spot: Spot) -> Iterator[Candidate]:
         "no mean subtracted" if centred else "the mean subtracted",
         centred=not centred,
     )
-    yield from spot.change("running-statistics", "the variance divided by n - 1", ddof=1)
+    ddof = options.get("ddof", 0)
+    text = f"the variance divided by {'n' if ddof else 'n - 1'}"
+    # Of the batch: what running statistics are made of.
+    cause = "running-statistics" if 0 in options.get("axes", ()) else "reduction"
+    yield from spot.change(cause, text, ddof=1 - ddof)
     if x.ndim > 1 and not options.get("groups"):
         stats = tuple(options["axes"])
         fixed = {"mean": np.zeros((1,) * x.ndim), "variance": np.ones((1,) * x.ndim)}

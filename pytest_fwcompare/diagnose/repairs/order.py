@@ -9,7 +9,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from pytest_fwcompare.backends.base import Array
+from pytest_fwcompare.diagnose.graph import Graph
 from pytest_fwcompare.diagnose.operations import attempt
+from pytest_fwcompare.diagnose.operations.linear import is_product
 from pytest_fwcompare.diagnose.prove import Candidate
 from pytest_fwcompare.diagnose.repairs.base import Spot, repair
 
@@ -91,19 +93,48 @@ def alike(spot: Spot) -> list[int]:
     return found
 
 
+NEARBY = 12
+"""Operations along the data flow within which what is done to a tensor tells what it is."""
+
+
 def order_cause(spot: Spot) -> str:
     """What a wrong order is called there."""
-    linked = spot.graph.upstream([spot.place]) | spot.graph.downstream([spot.place])
-    near = {
-        spot.graph.records[place].operation
-        for place in linked
-        if spot.graph.records[place].path == spot.record.path
-    }
-    if {"sin", "cos"} & near:
+    linked = _nearby(spot.graph, spot.place)
+    names = {spot.name(place) for place in linked}
+    if {"sin", "cos"} & names:
         return "position"
-    if "softmax" in near:
+    if any(is_attention(spot, place) for place in linked):
         return "head-split"
     return "flatten-order"
+
+
+def _nearby(graph: Graph, place: int) -> set[int]:
+    """Operations of the same module within reach, before and after."""
+    path, found = graph.records[place].path, set()
+    for links in (graph.inputs, graph.consumers):
+        front = [place]
+        for _ in range(NEARBY):
+            front = [p for spot in front for p in links[spot] if p not in found]
+            found.update(front)
+    return {p for p in found if graph.records[p].path == path}
+
+
+def is_attention(spot: Spot, place: int) -> bool:
+    """Whether an operation is an attention, or the softmax between its two products."""
+    name = spot.name(place)
+    if name == "scaled_dot_product_attention":
+        return True
+    if name != "softmax":
+        return False
+    front = [place]
+    for _ in range(3):
+        front = [p for at in front for p in spot.graph.consumers[at]]
+        for product in front:
+            if is_product(spot.name(product)) and all(
+                isinstance(source, int) for source in spot.graph.sources(product)
+            ):
+                return True
+    return False
 
 
 @repair("movement")
@@ -191,7 +222,17 @@ def turned(spot: Spot, parts: list[int]) -> bool:
         and (operation.options.get("function") == "neg" or operation.options.get("number") == -1)
         for place in after
     )
-    return negated and len(parts) == 2
+    return (negated or any(_by_waves(spot, place) for place in after)) and len(parts) == 2
+
+
+def _by_waves(spot: Spot, place: int) -> bool:
+    """Whether an operation multiplies by a sine or cosine."""
+    graph = spot.graph
+    return any(
+        graph.records[other].operation in ("sin", "cos", "Sin", "Cos")
+        for source in graph.inputs[place]
+        for other in [source, *graph.inputs[source]]
+    )
 
 
 @repair("movement")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from pytest_fwcompare.backends.base import Array
-from pytest_fwcompare.diagnose.operations import attempt
+from pytest_fwcompare.diagnose.operations import Operation, attempt
 from pytest_fwcompare.diagnose.prove import Candidate
 from pytest_fwcompare.diagnose.repairs.base import Spot, repair
 from pytest_fwcompare.diagnose.repairs.order import alike, order_cause
@@ -164,3 +164,122 @@ def _other_repeat(spot: Spot, place: int) -> Array | None:
         if len(axes) == 1:
             return np.repeat(x, options["repeats"][axes[0]], axis=axes[0])
     return None
+
+
+SUMS = ("sum", "reduce_sum", "index_add", "scatter_add", "segmentsum", "unsortedsegmentsum")
+"""Operations that sum what a count may divide."""
+
+
+@repair("arithmetic")
+def undivided(spot: Spot) -> Iterator[Candidate]:
+    """A mean by hand, a sum divided by a count: the division left out, or masked cells counted."""
+    operation = spot.operation
+    if operation.options["function"] != "divide" or len(operation.arguments) != 2:
+        return
+    total = spot.replay.source(spot.place, 0)
+    if total is None or operation.options.get("swapped"):
+        return
+    summed = _is_sum(spot, total)
+    if summed:
+        x = np.asarray(operation.arguments[0], np.float64)
+        if x.shape == spot.record.value.shape:
+            text = "the sum not divided by its count"
+            yield Candidate("reduction", text, {spot.place: x}, weak=True, places=(spot.place,))
+    inner = spot.replay.operation(total)
+    if inner is None or inner.kind != "reduction" or inner.options["function"] != "sum":
+        return
+    weighted = spot.replay.source(total, 0)
+    product = spot.replay.operation(weighted) if weighted is not None else None
+    if product is None or product.options.get("function") != "multiply":
+        return
+    if len(product.arguments) != 2:
+        return
+    for number, weights in enumerate(product.arguments):
+        if not np.isin(weights, (0.0, 1.0)).all():
+            continue
+        x, options = product.arguments[1 - number], inner.options
+        plain = x.mean(axis=options["axes"], keepdims=options["keepdims"])
+        if plain.shape == spot.record.value.shape:
+            text = "the mean of all cells, masked ones counted"
+            yield Candidate("mask", text, {spot.place: plain}, places=(spot.place,))
+            count = float(np.prod([x.shape[axis] for axis in options["axes"]]))
+            text = "the sum of what is not masked divided by the count of all cells"
+            value = np.asarray(operation.arguments[0] / count)
+            yield Candidate("mask", text, {spot.place: value}, places=(spot.place,))
+
+
+def _is_sum(spot: Spot, place: int) -> bool:
+    """Whether an operation sums, by itself or after what only moves or masks."""
+    name = spot.name(place).replace("-", "_")
+    operation = spot.replay.operation(place)
+    if operation is not None and operation.kind == "reduction":
+        return bool(operation.options["function"] == "sum")
+    return name in SUMS or (operation is not None and operation.kind == "scattered sum")
+
+
+@repair("reduction")
+def masked_mean(spot: Spot) -> Iterator[Candidate]:
+    """A mean that leaves out the cells that a mask of the inputs leaves out."""
+    options, x = spot.operation.options, spot.operation.arguments[0]
+    if options["function"] not in ("mean", "max") or len(options["axes"]) != 1:
+        return
+    axis = options["axes"][0]
+    for record in spot.graph.records:
+        mask = record.value
+        if record.operation != "input" or mask.shape != x.shape[: axis + 1] or axis < 1:
+            continue
+        if not np.isin(mask, (0.0, 1.0)).all() or mask.all():
+            continue
+        weights = mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim)).astype(float)
+        if options["function"] == "max":
+            value = np.where(weights > 0, x, -np.inf).max(axis=axis, keepdims=options["keepdims"])
+        else:
+            total = (x * weights).sum(axis=axis, keepdims=options["keepdims"])
+            count = weights.sum(axis=axis, keepdims=options["keepdims"])
+            value = total / np.maximum(count, 1e-300)
+        text = f"cells left out that {record.attributes.get('name', 'an input')} masks"
+        yield Candidate("mask", text, {spot.place: value}, places=(spot.place,))
+
+
+@repair("norm")
+def norm_and_sum(spot: Spot) -> Iterator[Candidate]:
+    """A norm of the sum instead of the sum with the norm, or the other way round."""
+    operation = spot.operation
+    for consumer in spot.graph.consumers[spot.place]:
+        after = spot.replay.operation(consumer)
+        if not _is_addition(after):
+            continue
+        assert after is not None
+        for number in (0, 1):
+            if spot.replay.source(consumer, 1 - number) != spot.place:
+                continue
+            other = after.arguments[number]
+            if other.shape != operation.arguments[0].shape:
+                continue
+            value = attempt(operation, (operation.arguments[0] + operation.taken(0, other),))
+            if value is not None:
+                text = "the sum normalised instead of the norm added"
+                yield Candidate("residual", text, {consumer: value}, places=(consumer,))
+    source = spot.replay.source(spot.place, 0)
+    before = spot.replay.operation(source) if source is not None else None
+    if not _is_addition(before):
+        return
+    assert before is not None
+    assert source is not None
+    for number in (0, 1):
+        one, other = before.arguments[number], before.arguments[1 - number]
+        if one.shape != other.shape:
+            continue
+        value = attempt(operation, (operation.taken(0, one),))
+        if value is not None:
+            text = "one summand normalised instead of the sum"
+            yield Candidate("residual", text, {spot.place: value + other}, places=(source,))
+
+
+def _is_addition(operation: Operation | None) -> bool:
+    return (
+        operation is not None
+        and operation.kind == "arithmetic"
+        and operation.options["function"] == "add"
+        and len(operation.arguments) == 2
+    )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pytest_fwcompare.backends.base import Array
 from pytest_fwcompare.diagnose.graph import common_ancestor
 from pytest_fwcompare.diagnose.operations import attempt
 from pytest_fwcompare.diagnose.operations.recurrent import (
@@ -15,7 +16,7 @@ from pytest_fwcompare.diagnose.operations.recurrent import (
     GATE_ACTIVATIONS,
     GATES,
 )
-from pytest_fwcompare.diagnose.prove import Candidate
+from pytest_fwcompare.diagnose.prove import Candidate, is_fitted
 from pytest_fwcompare.diagnose.repairs.base import Spot, repair
 
 NAMES = {"lstm": "ifgo", "gru": "rzn"}
@@ -82,15 +83,19 @@ def _changes(spot: Spot) -> Iterator[tuple[str, str, dict[str, Any]]]:
         if name != own:
             text = f"cell activation {name} (reference {own})"
             yield "activation-variant", text, {"cell_activation": name}
+            if cell == "lstm":
+                text = f"{name} of the new part alone (reference {own})"
+                yield "activation-variant", text, {"new_activation": name}
     if cell == "gru":
-        yield (
-            "cell-variant",
-            "the reset gate before the matrix product (reference after)",
-            {"reset_before": True},
-        )
-        yield "cell-variant", "update gate and its complement exchanged", {"update_swapped": True}
-        both = {"reset_before": True, "update_swapped": True}
-        yield "cell-variant", "reset before the product, update gate exchanged", both
+        before = not spot.operation.options.get("reset_before", False)
+        swapped = not spot.operation.options.get("update_swapped", False)
+        words = ("before", "after") if before else ("after", "before")
+        text = f"the reset gate {words[0]} the matrix product (reference {words[1]})"
+        yield "cell-variant", text, {"reset_before": before}
+        text = "update gate and its complement exchanged"
+        yield "cell-variant", text, {"update_swapped": swapped}
+        both = {"reset_before": before, "update_swapped": swapped}
+        yield "cell-variant", f"the reset gate {words[0]} the product, {text}", both
     if cell == "lstm":
         text = "the cell state not squashed in the output"
         yield "cell-variant", text, {"linear_output": True}
@@ -167,6 +172,24 @@ def states(spot: Spot) -> Iterator[Candidate]:
     # A consumer that takes the last step's output, where padding or direction makes it another.
     flipped = np.flip(spot.record.value, axis=time)
     yield Candidate("initial-state", "the outputs in reversed time order", {spot.place: flipped})
+
+
+@repair("recurrent")
+def filled_states(spot: Spot) -> Iterator[Candidate]:
+    """Initial states filled with another number than zero."""
+    operation = spot.operation
+    count = 2 if operation.options["cell"] == "lstm" else 1
+    if any(np.any(operation.arguments[number]) for number in range(1, 1 + count)):
+        return
+    for option in ("start", "start_hidden")[:count]:
+
+        def family(number: float, option: str = option) -> Array | None:
+            return attempt(operation, None, **{option: number})
+
+        for number, _ in spot.prover.solve(family, [-8.0, -1.5, -0.5, -1e-3, 1e-3, 0.5, 1.5, 8.0]):
+            text = f"an initial state of {number:.8g} (reference 0)"
+            values = together(spot, **{option: number})
+            yield Candidate("initial-state", text, values, fitted=is_fitted(number))
 
 
 @repair("recurrent")

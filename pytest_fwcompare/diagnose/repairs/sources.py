@@ -8,12 +8,16 @@ import numpy as np
 
 from pytest_fwcompare.backends.base import Array
 from pytest_fwcompare.diagnose.operations import attempt
-from pytest_fwcompare.diagnose.prove import Candidate
+from pytest_fwcompare.diagnose.prove import Candidate, is_fitted
 from pytest_fwcompare.diagnose.repairs.attention import factors
 from pytest_fwcompare.diagnose.repairs.base import Spot, repair
 
 REACH = 60
 """Operations back in execution order that a residual may be taken from."""
+
+
+PLAIN = ("activation", "arithmetic", "softmax", "mask", "where", "reduction")
+"""Kinds of operations whose leaving out has names of its own."""
 
 
 @repair("arithmetic")
@@ -23,14 +27,20 @@ def residual(spot: Spot) -> Iterator[Candidate]:
     if operation.options["function"] not in ("add", "subtract") or len(operation.arguments) != 2:
         return
     sources = [spot.replay.source(spot.place, number) for number in (0, 1)]
-    if None in sources:
+    first, second = sources
+    if first is None or second is None:
         return
     seen = list(operation.arguments)
     for number in (0, 1):
-        own = operation.arguments[number]
+        own, source = operation.arguments[number], (first, second)[number]
+        if not spot.sides.right[source]:
+            # What is added is wrong itself: taking something else instead proves nothing.
+            continue
+        # Without the operation that made it: that is a fault of its own kind.
+        passed = {s for s in spot.graph.inputs[source] if spot.replay.kind(source) in PLAIN}
         for place in reversed(range(max(spot.place - REACH, 0), spot.place)):
             value = spot.graph.records[place].value
-            if value.shape != own.shape or not spot.sides.telling(place):
+            if value.shape != own.shape or not spot.sides.telling(place) or place in passed:
                 continue
             if not spot.sides.right[place] or any(_equal(value, other) for other in seen):
                 continue
@@ -54,7 +64,7 @@ def residual(spot: Spot) -> Iterator[Candidate]:
 
             for factor, value in spot.prover.solve(family, [-2.0, -1.0, 1e-6, 0.999, 1.001, 8.0]):
                 text = f"one summand scaled by {factor:.10g} (reference 1)"
-                yield Candidate("residual", text, {spot.place: value})
+                yield Candidate("residual", text, {spot.place: value}, fitted=is_fitted(factor))
 
 
 def _equal(left: Array, right: Array) -> bool:
@@ -110,7 +120,7 @@ def embedding(spot: Spot) -> Iterator[Candidate]:
         yield Candidate("embedding", text, {spot.place: factor * spot.record.value})
     for factor, value in factors(spot, spot.record.value):
         text = f"scaled by {factor:.10g} (reference 1)"
-        yield Candidate("embedding", text, {spot.place: value})
+        yield Candidate("embedding", text, {spot.place: value}, fitted=is_fitted(factor))
     for padding in dict.fromkeys((spot.operation.options.get("padding_idx"), 0, len(table) - 1)):
         if padding is None or padding < 0:
             continue
