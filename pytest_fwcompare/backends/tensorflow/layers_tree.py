@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pytest_fwcompare.backends.base import Parameter
 from pytest_fwcompare.backends.layer_trees import all_layers, weight_facts
 from pytest_fwcompare.backends.tensorflow.record import Scopes
 from pytest_fwcompare.backends.tensorflow.side import Owned
