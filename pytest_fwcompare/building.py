@@ -9,6 +9,7 @@ import numpy as np
 
 from pytest_fwcompare.backends.base import Array, Placement, Side
 from pytest_fwcompare.backends.registry import require
+from pytest_fwcompare.devices import device_of
 from pytest_fwcompare.errors import ModelError, UsageError
 from pytest_fwcompare.judge.distances import representable
 from pytest_fwcompare.networks.graph import Network
@@ -57,10 +58,9 @@ def build_identical(
     models = {}
     for name in frameworks:
         backend = require(name)
-        built = backend.build(network, dtype=dtype, device=device)
-        with backend.adopt(
-            built.model, dtype=dtype, device=device, mode="eager", own=True
-        ) as side:
+        here = "cpu" if name == "numpy" else device_of(device, "port")
+        built = backend.build(network, dtype=dtype, device=here)
+        with backend.adopt(built.model, dtype=dtype, device=here, mode="eager", own=True) as side:
             side.role = name
             fill(side, built.placements, canonical)
         models[name] = built.model

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from pytest_fwcompare.attempts import attempted
 from pytest_fwcompare.backends.registry import imported_backends
 from pytest_fwcompare.conclusion import conclude, time_sides
-from pytest_fwcompare.errors import FwcompareError, ModelError
+from pytest_fwcompare.errors import FwcompareError, ModelError, OutOfMemory
 from pytest_fwcompare.gate.digest import digest_of
 from pytest_fwcompare.inputs.examples import Example
 from pytest_fwcompare.inputs.spec import TensorSpec
@@ -77,8 +78,10 @@ def compare(
             copy(reference_model, port_model) copies as it likes.
         outputs: by name, `TensorSpec` with `axes` and `port_axes` where axis orders differ.
         checks: of "forward", "backward", "training" (outputs and buffers of a training step).
-        dtype: working dtype.
-        device: "cpu" or "cuda[:N]".
+        dtype: working dtype: float32, float64, float16, bfloat16; mixed_float16 and
+            mixed_bfloat16 keep parameters in float32 and compute narrowly; tf32 is float32 with
+            the rounded products of NVIDIA GPUs.
+        device: "cpu", "cuda[:N]", or the reference's and the port's: "cpu/cuda".
         mode: "eager", "graph" or "compiled".
         examples: how many examples to judge.
         seed: equal seeds give equal examples.
@@ -103,16 +106,22 @@ def compare(
     if repro is not None:
         request = replace(request, repro=Repro(Path(repro), reference, port))
     request = replace(request, deterministic=deterministic)
-    with ExitStack() as stack:
-        tell("opening the reference")
-        with seeded(request):
-            ours = open_side(reference, "reference", dtype=dtype, device=device, mode=mode)
-        stack.callback(ours.side.close)
-        tell("opening the port")
-        with seeded(request):
-            theirs = open_side(port, "port", dtype=dtype, device=device, mode=mode)
-        stack.callback(theirs.side.close)
-        made = compare_opened(ours, theirs, request)
+
+    def attempt(**changes: Any) -> Comparison:
+        asked = replace(request, **changes)
+        axes = {"dtype": asked.dtype, "device": asked.device, "mode": asked.mode}
+        with ExitStack() as stack:
+            tell("opening the reference")
+            with seeded(asked):
+                ours = open_side(reference, "reference", **axes)
+            stack.callback(ours.side.close)
+            tell("opening the port")
+            with seeded(asked):
+                theirs = open_side(port, "port", **axes)
+            stack.callback(theirs.side.close)
+            return compare_opened(ours, theirs, asked)
+
+    made = attempted(attempt, reference, port, dtype=dtype, device=device, mode=mode)
     return replace(made, seconds=time.perf_counter() - started)
 
 
@@ -159,7 +168,7 @@ def plain_text(text: str) -> str:
 
 def axes_hint(error: FwcompareError, request: Request) -> str:
     """What to write if the port failed because it wants its images or signals in another order."""
-    if not isinstance(error, ModelError) or error.role != "port":
+    if not isinstance(error, ModelError) or error.role != "port" or error.stage == "memory":
         return ""
     if not re.search("shape|channel|axis|dimension", str(error), re.IGNORECASE):
         return ""
@@ -264,6 +273,8 @@ def prepare(ours: Opened, theirs: Opened, request: Request) -> Example:
             ours.side.prepare(given)
             if example.sizes:
                 ours.side.forward(given, precision="working", gradients=False)
+        except OutOfMemory:
+            raise
         except ModelError as error:
             first = first or error
             continue

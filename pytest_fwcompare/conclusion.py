@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from pytest_fwcompare.diagnosis import diagnose_finding
+from pytest_fwcompare.diagnosis import Explained, diagnose_finding
 from pytest_fwcompare.errors import FwcompareError, ModelError
 from pytest_fwcompare.inputs.examples import Example, shrink
+from pytest_fwcompare.judge.distances import unit_roundoff
 from pytest_fwcompare.judge.tally import Finding
+from pytest_fwcompare.judge.verdict import PRECISION_FACTOR
 from pytest_fwcompare.outputs import StructureError
 from pytest_fwcompare.pair import Pair
 from pytest_fwcompare.progress import tell
@@ -19,6 +22,7 @@ from pytest_fwcompare.records import (
     Distribution,
     ExampleRecord,
     Examples,
+    TensorRow,
     Timing,
     Verdict,
 )
@@ -37,12 +41,17 @@ def conclude(blank: Comparison, pair: Pair, request: Request, story: Story) -> C
             f"the {role} differs from itself between two equal calls by {apart:.2g} of its "
             f"largest value: something is random in inference (dropout left on?)"
         ] = None
-    elif verdict not in ("equivalent",):
+    elif verdict not in ("equivalent",) and story.unsteady is None:
         tell("making the example small")
         worst = shrunk(pair, request, worst)
-    if verdict != "equivalent":
-        tell("looking for the place and the cause")
-    found = diagnose_finding(pair, request.explain, verdict, worst, story.tally, story.unstable)
+    if story.unsteady is not None:
+        found = Explained(story.unsteady.verdict, message=story.unsteady.text)
+    else:
+        if verdict != "equivalent":
+            tell("looking for the place and the cause")
+        found = diagnose_finding(
+            pair, request.explain, verdict, worst, story.tally, story.unstable
+        )
     verdict = found.verdict
     rows = story.tally.rows()
     distributions = kept_distributions(pair, request, story)
@@ -69,7 +78,14 @@ def conclude(blank: Comparison, pair: Pair, request: Request, story: Story) -> C
         weights=pair.mapping.rows() if pair.mapping is not None else (),
         controls=controls_after(pair, story, verdict),
         distributions=distributions,
-        notices=tuple({**story.notices, **dict.fromkeys(found.notices), **leak_notices(pair)}),
+        notices=tuple(
+            {
+                **story.notices,
+                **dict.fromkeys(found.notices),
+                **leak_notices(pair),
+                **reduced_notices(pair, verdict, rows),
+            }
+        ),
     )
     return made if made.passed or request.repro is None else reproduced(made, pair, request, worst)
 
@@ -149,6 +165,33 @@ def leak_notices(pair: Pair) -> dict[str, None]:
             said[
                 f"the {opened.side.role}'s float64 shadow computes in a narrower dtype: {leak}"
             ] = None
+    return said
+
+
+def reduced_notices(pair: Pair, verdict: Verdict, rows: Sequence[TensorRow]) -> dict[str, None]:
+    """Products that a model let its framework round, said aloud, and whether that explains it."""
+    said: dict[str, None] = {}
+    coarser = unit_roundoff("tf32") / unit_roundoff(pair.dtype)
+    for opened in (pair.reference, pair.port):
+        if not (what := opened.side.reduced):
+            continue
+        text = (
+            f"the {opened.side.role} let {opened.side.framework} compute products less exactly "
+            f"than {pair.dtype}, which is off for judging: {what}"
+        )
+        wrong = [row for row in rows if row.verdict == "precision"]
+        if verdict == "precision" and opened is pair.port and wrong and coarser > 1:
+            noise = max(row.port_noise for row in wrong)
+            limit = PRECISION_FACTOR * coarser
+            if all(
+                row.port_noise <= limit * max(row.jitter, unit_roundoff(pair.dtype))
+                for row in wrong
+            ):
+                text += (
+                    f". TF32 explains the noise of {noise:.2g}: its products may lose "
+                    f"{coarser * max(max(r.jitter, unit_roundoff(pair.dtype)) for r in wrong):.2g}"
+                )
+        said[text] = None
     return said
 
 

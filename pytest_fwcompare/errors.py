@@ -32,7 +32,7 @@ class ModelError(FwcompareError):
 
     Args:
         role: "reference" or "port".
-        stage: "import", "build", "copy", "forward", "backward", "shadow" or "record".
+        stage: "import", "build", "copy", "forward", "backward", "shadow", "record" or "memory".
         message: what happened, in the framework's words where there are any.
     """
 
@@ -40,3 +40,10 @@ class ModelError(FwcompareError):
         super().__init__(f"{role}, {stage}: {message}")
         self.role = role
         self.stage = stage
+
+
+class OutOfMemory(ModelError):
+    """A side needs more memory than its device has left; the message names the device."""
+
+    def __init__(self, role: str, message: str) -> None:
+        super().__init__(role, "memory", message)

@@ -124,6 +124,8 @@ class Fixture:
             timings = comparison.timings if time is None else time(keywords)
         except FwcompareError as error:
             reraise(error)
+        if comparison.unsupported:
+            pytest.skip(" ".join(comparison.message.split()))
         shared = hasattr(self._config, "workerinput")
         comparison = dataclasses.replace(
             comparison,

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pytest_fwcompare.errors import ModelError
+from pytest_fwcompare.errors import ModelError, OutOfMemory
 from pytest_fwcompare.inputs.examples import Example, search
 from pytest_fwcompare.judge.tally import ORDER, Finding
 from pytest_fwcompare.pair import Pair
 from pytest_fwcompare.progress import tell
 from pytest_fwcompare.request import Request, Story
+from pytest_fwcompare.steadiness import ROLES, between_calls, unlike_eager
 from pytest_fwcompare.trial import judge_example, runs_alone
-
-SELF_DIFFERENCE = 1e-5
-"""Two equal calls may differ by the order of a threaded sum, not by more."""
 
 
 def judge_examples(pair: Pair, request: Request, story: Story) -> None:
@@ -23,7 +21,7 @@ def judge_examples(pair: Pair, request: Request, story: Story) -> None:
         number = len(story.tally.findings)
         tell("example", number + 1, request.examples)
         if number == 0:
-            look_for_instability(pair, example, story)
+            look_for_instability(pair, example, request.mode, story)
         finding = judge(pair, example, number, request, story)
         if finding is None:
             return 0.0
@@ -38,7 +36,9 @@ def judge_examples(pair: Pair, request: Request, story: Story) -> None:
         searched = 0
     for example in request.plan.planned(request.examples - searched):
         visit(example)
-    if searched and story.unstable is None:
+        if story.unsteady is not None:
+            break
+    if searched and story.unstable is None and story.unsteady is None:
         search(request.plan, searched, visit, request.seed)
     if not story.tally.findings:
         reason = next(iter(story.discarded), "no example was drawn")
@@ -51,17 +51,29 @@ def judge_examples(pair: Pair, request: Request, story: Story) -> None:
         )
 
 
-def look_for_instability(pair: Pair, example: Example, story: Story) -> None:
-    """Name a side that differs from itself between two equal calls before comparing anything."""
+def look_for_instability(pair: Pair, example: Example, mode: str, story: Story) -> None:
+    """Name a side that differs from itself before comparing anything.
+
+    Between two equal calls it draws random numbers, or forms its sums in another order each time;
+    between its mode and its own eager mode it is two functions.
+    """
     point = pair.point(example)
-    for role in ("reference", "port"):
-        pair_ready = role == "reference" or pair.shapes_known
-        if not pair_ready:
-            pair.expect(pair.run("reference", point, "working", backward=False))
-        apart = pair.differs_from_itself(role, point)
-        if apart > SELF_DIFFERENCE:
-            story.unstable = (role, apart)
+    pair.expect(pair.run("reference", point, "working"))
+
+    def note(text: str) -> None:
+        story.notices[text] = None
+
+    for role in ROLES:
+        found = between_calls(pair, role, point, note)
+        if isinstance(found, float):
+            story.unstable = (role, found)
+        elif found is not None:
+            story.unsteady = found
+        if found is not None:
             return
+    if mode != "eager":
+        wrong = (unlike_eager(pair, role, point, mode) for role in ROLES)
+        story.unsteady = next((one for one in wrong if one is not None), None)
 
 
 def judge(
@@ -73,6 +85,8 @@ def judge(
         if "training" in request.checks and story.unstable is None:
             finding = with_training(pair, example, number, finding, story)
     except ModelError as error:
+        if isinstance(error, OutOfMemory):
+            raise
         if error.role == "reference" and example.sizes and runs_alone(pair, example):
             text = str(error)
             story.discarded[text] = story.discarded.get(text, 0) + 1
@@ -99,7 +113,7 @@ def with_training(
             return finding
         trained = judge_example(pair, example, number, training=True)
     except ModelError as error:
-        if error.role != "reference" or not example.sizes:
+        if isinstance(error, OutOfMemory) or error.role != "reference" or not example.sizes:
             raise
         story.untrained = error
         return finding

@@ -10,7 +10,7 @@ import numpy as np
 
 from pytest_fwcompare.backends.base import Array, Recorded
 from pytest_fwcompare.diagnose.align import match
-from pytest_fwcompare.errors import MappingError, ModelError, UsageError
+from pytest_fwcompare.errors import MappingError, ModelError, OutOfMemory, UsageError
 from pytest_fwcompare.inputs.examples import Example, Plan
 from pytest_fwcompare.judge.distances import finite_maximum
 from pytest_fwcompare.outputs import StructureError
@@ -103,6 +103,8 @@ def evidence_of(
                 # Outputs that agree settle it; tensors in between are looked at otherwise.
                 return Evidence(1.0, gap)
             recorded = reference(True).recorded, run("port", True).recorded
+        except OutOfMemory:
+            raise
         except (ModelError, StructureError):
             return Evidence(0.0, float("inf"))
         found, suspects = _aligned(*recorded)

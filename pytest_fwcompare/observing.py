@@ -117,16 +117,3 @@ def training_is_random(pair: Runner, point: Point) -> bool:
             if not np.array_equal(value, second[name], equal_nan=value.dtype.kind == "f"):
                 return True
     return False
-
-
-def differs_from_itself(pair: Runner, role: str, point: Point) -> float:
-    """Largest relative difference of two equal calls of one side."""
-    first = pair.run(role, point, "working", backward=False).outputs
-    second = pair.run(role, point, "working", backward=False).outputs
-    worst = 0.0
-    for name, value in first.items():
-        scale = finite_maximum(value) or 1.0
-        with np.errstate(invalid="ignore"):
-            apart = np.asarray(value, float) - np.asarray(second[name], float)
-        worst = max(worst, finite_maximum(apart) / scale)
-    return worst

@@ -19,7 +19,7 @@ from pytest_fwcompare.inputs.spec import TensorSpec
 from pytest_fwcompare.judge.distances import representable
 from pytest_fwcompare.judge.verdict import Assessment, Observed, hair, nudged
 from pytest_fwcompare.layouts import Layouts
-from pytest_fwcompare.observing import Observer, differs_from_itself, training_is_random
+from pytest_fwcompare.observing import Observer, training_is_random
 from pytest_fwcompare.points import Point, Run, arguments
 from pytest_fwcompare.sides import Opened
 from pytest_fwcompare.supply import Supply
@@ -230,7 +230,3 @@ class Pair:
     def training_is_random(self, point: Point) -> bool:
         """Whether a side in training mode differs from itself (dropout)."""
         return training_is_random(self, point)
-
-    def differs_from_itself(self, role: str, point: Point) -> float:
-        """Largest relative difference of two equal calls of one side."""
-        return differs_from_itself(self, role, point)

@@ -326,6 +326,8 @@ class Comparison:
         environment: versions, device, threads, flags by framework.
         notices: things worth knowing that fail nothing.
         depth: the reference's modules with how far the port follows them; only after a failure.
+        unsupported: "mode" or "dtype" where a side failed that runs eagerly, or in float32: the
+            framework or the model cannot do this, and nothing was judged; "" otherwise.
         seconds: wall time of the comparison.
         replay: command or code that repeats it.
         distributions: parameters and gradients of both sides; only where that was asked for.
@@ -360,6 +362,7 @@ class Comparison:
     depth: tuple[DepthRow, ...] = ()
     seconds: float = 0.0
     replay: str = ""
+    unsupported: str = ""
     distributions: tuple[Distribution, ...] = ()
     digest: Digest | None = None
     drift: Drift | None = None

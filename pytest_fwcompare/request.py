@@ -12,6 +12,7 @@ from pytest_fwcompare.inputs.examples import Example, Plan, plan
 from pytest_fwcompare.inputs.spec import TensorSpec
 from pytest_fwcompare.judge.tally import Tally
 from pytest_fwcompare.sides import check_axes
+from pytest_fwcompare.steadiness import Unsteady
 
 CHECKS = ("forward", "backward", "training")
 
@@ -52,6 +53,7 @@ class Story:
     tally: Tally[Example] = field(default_factory=Tally)
     notices: dict[str, None] = field(default_factory=dict)
     unstable: tuple[str, float] | None = None
+    unsteady: Unsteady | None = None
     discarded: dict[str, int] = field(default_factory=dict)
     trained: int = 0
     untrained: ModelError | None = None

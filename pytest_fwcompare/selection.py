@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pytest_fwcompare.backends.base import Backend
 from pytest_fwcompare.backends.registry import backend
+from pytest_fwcompare.devices import device_of, kind_of, why_not
 from pytest_fwcompare.errors import FrameworkUnavailable, UsageError
 from pytest_fwcompare.options import Case
 
@@ -38,15 +39,21 @@ def obstacle(case: Case) -> Obstacle | None:
     if reason := lacks(found, case):
         axis = reason.partition(":")[0]
         return Obstacle(reason, {"frameworks", f"{axis}s"} <= named)
-    if case.device != "cpu" and (reason := absent(found, case.device)):
+    if reason := why_not(case.dtype, case.device):
+        # Both may be right, each with another; nobody asks for the default device with this dtype.
+        return Obstacle(reason, "dtypes" in named and "devices" not in named)
+    device = device_of(case.device, "port")
+    if device != "cpu" and (reason := absent(found, device)):
         return Obstacle(reason, "devices" in named)
+    if case.mode is not None and (reason := found.lacking(case.mode, device)):
+        return Obstacle(f"mode {case.mode!r}: {reason}", fails=False)
     return None
 
 
 def lacks(found: Backend, case: Case) -> str | None:
     """Which value of the axes the backend has not learnt."""
     for axis, value, known in (
-        ("device", case.device.partition(":")[0], found.devices),
+        ("device", kind_of(device_of(case.device, "port")), found.devices),
         ("dtype", case.dtype, found.dtypes),
         ("mode", case.mode, found.modes),
     ):

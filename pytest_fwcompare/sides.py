@@ -12,6 +12,7 @@ import numpy as np
 
 from pytest_fwcompare.backends.base import Argument, Backend, Built, Placement, Side
 from pytest_fwcompare.backends.registry import owner, present, require
+from pytest_fwcompare.devices import FORMS, device_of, is_device, why_not
 from pytest_fwcompare.errors import FrameworkUnavailable, ModelError, UsageError
 from pytest_fwcompare.formats import DTYPES
 from pytest_fwcompare.networks.graph import Network
@@ -56,9 +57,10 @@ def check_axes(dtype: str, device: str, mode: str) -> None:
         raise UsageError(f"dtype: unknown {dtype!r}; the dtypes are {', '.join(DTYPES)}")
     if mode not in MODES:
         raise UsageError(f"mode: unknown {mode!r}; the modes are {', '.join(MODES)}")
-    kind, _, number = str(device).partition(":")
-    if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
-        raise UsageError(f"device: unknown {device!r}; devices are cpu, cuda and cuda:N")
+    if not isinstance(device, str) or not is_device(device):
+        raise UsageError(f"device: unknown {device!r}; devices are {FORMS}")
+    if reason := why_not(dtype, device):
+        raise FrameworkUnavailable(reason)
 
 
 def open_side(given: Any, role: str, *, dtype: str, device: str, mode: str) -> Opened:
@@ -68,7 +70,7 @@ def open_side(given: Any, role: str, *, dtype: str, device: str, mode: str) -> O
         given: what the caller passed as `role`.
         role: "reference" or "port".
         dtype: working dtype.
-        device: "cpu" or "cuda[:N]".
+        device: "cpu", "cuda[:N]", or the reference's and the port's: "cpu/cuda".
         mode: "eager", "graph" or "compiled".
 
     Raises:
@@ -76,7 +78,7 @@ def open_side(given: Any, role: str, *, dtype: str, device: str, mode: str) -> O
         ModelError: building or adopting it failed.
         FrameworkUnavailable: the framework, device or dtype cannot be used here.
     """
-    own = False
+    own, device = False, device_of(device, role)
     if _is_factory(given):
         given, own = _call_factory(given, role), True
     if isinstance(given, Network):
@@ -93,6 +95,8 @@ def open_side(given: Any, role: str, *, dtype: str, device: str, mode: str) -> O
     except UsageError as error:
         raise UsageError(f"{role}: {_refusal(given) or error}") from None
     backend = present(backend)
+    if role == "reference" and backend.name == "numpy":
+        device, mode = "cpu", "eager"
     check_backend(backend, dtype, device, mode)
     side = backend.adopt(given, dtype=dtype, device=device, mode=mode, own=own)
     side.role = role

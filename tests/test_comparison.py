@@ -293,7 +293,7 @@ def broken():
         ({"checks": "forward"}, "checks: expected some of forward, backward, training"),
         ({"checks": ("sideways",)}, "got ('sideways',)"),
         ({"dtype": "float8"}, "dtype: unknown 'float8'; the dtypes are float32, float64"),
-        ({"device": "tpu"}, "device: unknown 'tpu'; devices are cpu, cuda and cuda:N"),
+        ({"device": "tpu"}, "device: unknown 'tpu'; devices are cpu, cuda, cuda:N, "),
         ({"device": "cpu:1"}, "device: unknown 'cpu:1'"),
         ({"mode": "fast"}, "mode: unknown 'fast'; the modes are eager, graph, compiled"),
         ({"examples": 0}, "examples: expected an integer of at least 1, got 0"),

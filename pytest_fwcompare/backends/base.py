@@ -173,6 +173,8 @@ class Side(ABC):
             although the shadow should be float64 (name of the operation and where).
         rounded_constants: constants of the double shadow known only to working precision.
         shares_dropout: training passes ask `pytest_fwcompare.dropout.current()` what to keep.
+        reduced: what let working passes compute products less exactly than the dtype, though
+            nobody asked for that: TF32 that the model switched on while it ran; "" if nothing.
     """
 
     framework: str
@@ -181,6 +183,15 @@ class Side(ABC):
     leaks: list[str]
     rounded_constants: list[str]
     shares_dropout: bool = False
+    reduced: str = ""
+
+    def eagerly(self) -> AbstractContextManager[None] | None:
+        """A block in which working passes run in eager mode; None if the side cannot switch."""
+        return None
+
+    def note_reduced(self, what: str) -> None:
+        """Remember what `reduced` says."""
+        self.reduced = what
 
     @property
     def library(self) -> str:
@@ -353,6 +364,13 @@ class Backend(ABC):
         A framework that keeps none, as every draw is given its key, has nothing to do.
         """
         return nullcontext()
+
+    def lacking(self, mode: str, device: str) -> str | None:
+        """Why a mode of `modes` cannot be had here on that device, such as a missing compiler."""
+        return None
+
+    def release_memory(self) -> None:
+        """Give back device memory that nothing uses any more; after memory ran out."""
 
     def threads(self) -> int | None:
         """How many threads it uses now, or None where that cannot be changed or told."""

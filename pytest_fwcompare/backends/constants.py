@@ -56,7 +56,7 @@ def named_constants() -> list[float]:
     ]
 
 
-GELU = (0.044715, math.sqrt(0.5), math.sqrt(2 / math.pi))
+GELU = (0.044715, 1.702, math.sqrt(0.5), math.sqrt(2 / math.pi))
 """Hendrycks and Gimpel 2016, section 2; in sixteen bits they look like decimals of few digits."""
 
 

@@ -139,7 +139,7 @@ def representable(value: Array, dtype: str) -> Array:
         return value
     made = format_of(dtype)
     dtype = made.stored
-    if dtype == "float16":
+    if dtype in ("float16", "bfloat16"):
         value = np.where(np.isfinite(value), np.clip(value, -made.largest, made.largest), value)
     if dtype == "float64":
         return value.astype(np.float64, copy=False)

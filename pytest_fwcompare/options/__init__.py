@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from pytest_fwcompare.devices import FORMS
 from pytest_fwcompare.errors import UsageError
 from pytest_fwcompare.formats import DTYPES
 from pytest_fwcompare.options import gate, report
@@ -83,7 +84,7 @@ def add_options(parser: pytest.Parser) -> None:
     parser.addini("fwcompare", "Run the comparisons.", type="bool", default=False)
     for key, meta, text in (
         ("frameworks", "NAMES", "Frameworks to judge: torch,tensorflow,keras,jax,numpy."),
-        ("devices", "NAMES", "Devices: cpu, cuda, cuda:N. Default: cpu."),
+        ("devices", "NAMES", f"Devices: {FORMS}. Default: cpu."),
         ("dtypes", "NAMES", f"Working dtypes: {', '.join(DTYPES)}. Default: float32."),
         ("modes", "NAMES", f"Modes: {', '.join(MODES)}. Default: eager."),
         ("examples", "N", "Generated examples a comparison."),

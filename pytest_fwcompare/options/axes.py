@@ -7,10 +7,10 @@ Hence also named tuples, which are made in a fraction of the time of dataclasses
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from pytest_fwcompare.devices import FORMS, is_device
 from pytest_fwcompare.errors import UsageError
 from pytest_fwcompare.formats import DTYPES
 from pytest_fwcompare.options.given import check_count, split
@@ -199,7 +199,7 @@ def check_axis(axis: str, values: tuple[str, ...], where: str) -> None:
         UsageError: with the values there are.
     """
     known: dict[str, tuple[Callable[[str], object], str]] = {
-        "devices": (re.compile(r"(cpu|cuda(:\d+)?)\Z").match, "cpu, cuda, cuda:N"),
+        "devices": (is_device, FORMS),
         "dtypes": (DTYPES.__contains__, ", ".join(DTYPES)),
         "modes": (MODES.__contains__, ", ".join(MODES)),
     }

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_fwcompare.backends.base import Backend, Built, Side
 from pytest_fwcompare.errors import FrameworkUnavailable, UsageError
+from pytest_fwcompare.formats import DTYPES
 
 if TYPE_CHECKING:
     from pytest_fwcompare.networks import Network
@@ -85,7 +86,7 @@ class JaxBackend(Backend):
     distribution = "jax"
     imports = ("jax",)
     modes = ("eager", "graph", "compiled")
-    dtypes = ("float32", "float64", "bfloat16", "float16")
+    dtypes = DTYPES
 
     def version(self) -> str:
         import jax
@@ -153,6 +154,7 @@ class JaxBackend(Backend):
             "devices": [str(device) for device in jax.devices()],
             "default_matmul_precision": str(jax.config.jax_default_matmul_precision),
             "preallocate": os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE", ""),
+            "xla_flags": os.environ.get("XLA_FLAGS", ""),
         }
         for name in ("jaxlib", "flax", "equinox"):
             if name in sys.modules:

@@ -20,7 +20,9 @@ from pytest_fwcompare.backends.base import (
     Side,
     Stopwatch,
 )
+from pytest_fwcompare.backends.exhausted import is_exhausted, out_of_memory
 from pytest_fwcompare.backends.jax.dropout import shared_dropout
+from pytest_fwcompare.backends.jax.mixed import mixed
 from pytest_fwcompare.backends.jax.models import Twin, Values, has_numbers, is_float
 from pytest_fwcompare.backends.jax.modes import x64
 from pytest_fwcompare.backends.jax.outputs import Outputs
@@ -29,6 +31,7 @@ from pytest_fwcompare.backends.jax.shadow import Lift, lifted
 from pytest_fwcompare.backends.jax.stepwise import stepwise
 from pytest_fwcompare.dropout import current
 from pytest_fwcompare.errors import ModelError, UsageError
+from pytest_fwcompare.formats import format_of
 
 
 def quick_jit(function: Callable[..., Any], device: Any) -> Any:
@@ -51,7 +54,8 @@ class JaxSide(Side):
         self.twin = twin
         self.mode = mode
         self.device = device
-        self.dtype = np.dtype(jax.numpy.dtype(dtype))
+        self.format = format_of(dtype)
+        self.dtype = np.dtype(jax.numpy.dtype(self.format.stored))
         self.leaks: list[str] = []
         self.rounded_constants: list[str] = []
         self.lift = Lift()
@@ -67,6 +71,7 @@ class JaxSide(Side):
         """Take arrays and structure from the twin anew."""
         self._structure = self.twin.structure()
         self._parameters = self.twin.parameters()
+        self._trained = frozenset(p.name for p in self._parameters if p.trainable)
         self._loaded: dict[Precision, Values] = {}
         self._own: dict[Precision, Values] = {}
         self._unwritten: Values = {}
@@ -89,6 +94,7 @@ class JaxSide(Side):
 
             if self.twin.explore(run):
                 self._parameters = self.twin.parameters()
+                self._trained = frozenset(p.name for p in self._parameters if p.trainable)
 
     # The model and its arrays
 
@@ -168,13 +174,25 @@ class JaxSide(Side):
 
     @contextlib.contextmanager
     def context(self, precision: Precision) -> Iterator[None]:
-        """64-bit mode as the precision needs it, on the device, without TF32."""
+        """64-bit mode as the precision needs it, on the device, TF32 only where asked for."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(x64(self._dtype_of(precision).itemsize == 8))
             stack.enter_context(jax.default_device(self.device))
-            if self.device.platform != "cpu":
-                stack.enter_context(jax.default_matmul_precision("highest"))
+            wanted = "highest"
+            if self.format.name == "tf32" and precision == "working":
+                wanted = "tensorfloat32"
+            if self.device.platform != "cpu" or jax.config.jax_default_matmul_precision:
+                stack.enter_context(jax.default_matmul_precision(wanted))
             yield
+
+    @contextlib.contextmanager
+    def eagerly(self) -> Iterator[None]:
+        """Operation by operation."""
+        before, self.mode = self.mode, "eager"
+        try:
+            yield
+        finally:
+            self.mode = before
 
     @contextlib.contextmanager
     def errors(self, stage: str) -> Iterator[None]:
@@ -183,6 +201,9 @@ class JaxSide(Side):
         except ModelError:
             raise
         except Exception as error:
+            if is_exhausted(error):
+                device = str(self.device)
+                raise out_of_memory(self.role, stage, "jax", error, device) from None
             raise ModelError(self.role, stage, describe(error)) from error
 
     # Running
@@ -212,10 +233,12 @@ class JaxSide(Side):
         otherwise as one program that keeps the operations apart.
         """
         together = self._together and gradients and not timed and precision == "working"
-        key = (precision, training, gradients, together, current() is None)
+        key = (precision, training, gradients, together, current() is None, self.mode)
         if key in self._programs:
             return self._programs[key]
         function = self.function(training)
+        if precision == "working" and self.format.mixed:
+            function = mixed(function, self.format.computed, self._trained)
         if precision == "double":
             function = lifted(function, self.lift)
         elif together:

@@ -14,6 +14,7 @@ from pytest_fwcompare.backends.base import Built, Placement
 from pytest_fwcompare.backends.jax import layers_sequence, layers_space  # noqa: F401 (register)
 from pytest_fwcompare.backends.jax.layers import Use, Value, compute
 from pytest_fwcompare.backends.jax.modes import x64
+from pytest_fwcompare.formats import format_of
 from pytest_fwcompare.networks import Network, ParameterSpec
 from pytest_fwcompare.networks.base import Layer
 from pytest_fwcompare.weights.transforms import Identity
@@ -111,6 +112,7 @@ def build(network: Network, dtype: str, device: Any) -> Built:
         dtype: of all floating parameters.
         device: the jax.Device where they live.
     """
+    dtype = format_of(dtype).stored
     params: Tree = {}
     buffers: Tree = {}
     generator = np.random.default_rng(0)

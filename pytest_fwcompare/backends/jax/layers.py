@@ -104,25 +104,31 @@ def _positional_embedding(layer: described.PositionalEmbedding, use: Use) -> Val
 # Normalisation
 
 
+def wide(x: Value) -> Value:
+    """Numbers of sixteen bits in float32: in float16 the square of 256 is infinite."""
+    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
+
+
 def normalised(x: Value, axes: tuple[int, ...], epsilon: float) -> Value:
     """(x - mean) / sqrt(variance + epsilon), the variance biased."""
-    centred = x - jnp.mean(x, axes, keepdims=True)
+    centred = wide(x) - jnp.mean(wide(x), axes, keepdims=True)
     variance = jnp.mean(centred * centred, axes, keepdims=True)
-    return centred / jnp.sqrt(variance + epsilon)
+    return (centred / jnp.sqrt(variance + epsilon)).astype(x.dtype)
 
 
 @lowers(described.BatchNorm)
 def _batch_norm(layer: described.BatchNorm, use: Use) -> Value:
-    mean, variance = use.parameters["mean"], use.parameters["variance"]
+    mean, variance, x = use.parameters["mean"], use.parameters["variance"], wide(use.x)
     if use.training:
-        axes = tuple(range(use.x.ndim - 1))
-        batch_mean = jnp.mean(use.x, axes)
-        batch_variance = jnp.mean((use.x - batch_mean) ** 2, axes)
-        rate = layer.momentum
-        use.changed["mean"] = (1 - rate) * mean + rate * batch_mean
-        use.changed["variance"] = (1 - rate) * variance + rate * batch_variance
+        axes = tuple(range(x.ndim - 1))
+        batch_mean = jnp.mean(x, axes)
+        batch_variance = jnp.mean((x - batch_mean) ** 2, axes)
+        rate, kept = layer.momentum, mean.dtype
+        use.changed["mean"] = ((1 - rate) * mean + rate * batch_mean).astype(kept)
+        use.changed["variance"] = ((1 - rate) * variance + rate * batch_variance).astype(kept)
         mean, variance = batch_mean, batch_variance
-    return use.affine((use.x - mean) / jnp.sqrt(variance + layer.epsilon))
+    normal = (x - mean) / jnp.sqrt(wide(variance) + layer.epsilon)
+    return use.affine(normal.astype(use.x.dtype))
 
 
 @lowers(described.LayerNorm)
@@ -145,8 +151,9 @@ def _instance_norm(layer: described.InstanceNorm, use: Use) -> Value:
 
 @lowers(described.RMSNorm)
 def _rms_norm(layer: described.RMSNorm, use: Use) -> Value:
-    square = jnp.mean(use.x * use.x, -1, keepdims=True)
-    return use.affine(use.x / jnp.sqrt(square + layer.epsilon))
+    x = wide(use.x)
+    square = jnp.mean(x * x, -1, keepdims=True)
+    return use.affine((x / jnp.sqrt(square + layer.epsilon)).astype(use.x.dtype))
 
 
 # Shaping and joining

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytest_fwcompare.backends.base import Backend, Built, Side
 from pytest_fwcompare.backends.tensorflow import TensorFlowBackend, is_keras3, prepare_import
+from pytest_fwcompare.formats import DTYPES
 
 if TYPE_CHECKING:
     from pytest_fwcompare.networks import Network
@@ -35,6 +36,7 @@ class KerasBackend(TensorFlowBackend):
     name = "keras"
     distribution = "keras"
     imports: ClassVar[tuple[str, ...]] = ("tensorflow", "keras")
+    dtypes: ClassVar[tuple[str, ...]] = DTYPES
 
     def __init__(self, on: str | None = None) -> None:
         on = keras_on() if on is None else on

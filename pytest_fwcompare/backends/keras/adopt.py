@@ -21,6 +21,28 @@ class KerasSide(TensorFlowSide):
 
     framework = "keras"
 
+    def __init__(self, model: Any, *, dtype: str, device: str, mode: str, own: bool) -> None:
+        super().__init__(model, dtype=dtype, device=device, mode=mode, own=own)
+        self._policies: list[tuple[Any, Any]] = []
+        if self.format.mixed:
+            self._mix()
+
+    def _mix(self) -> None:
+        """Let layers compute narrowly; those that have a policy of their own keep it."""
+        layers = list(all_layers(self.model))
+        for layer in [self.model, *(one for one in layers if one is not self.model)]:
+            policy = layer.dtype_policy
+            if getattr(policy, "name", "") == self.format.stored:
+                self._policies.append((layer, policy))
+                layer.dtype_policy = self.format.name
+
+    def close(self) -> None:
+        """As `TensorFlowSide.close`; the layers get their policies back."""
+        for layer, policy in self._policies:
+            layer.dtype_policy = policy
+        self._policies.clear()
+        super().close()
+
     def all_variables(self) -> list[Any]:
         """Weights, seeds and counters, and the process' own seed if there is one."""
         variables = list(self.model.variables)

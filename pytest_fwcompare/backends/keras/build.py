@@ -12,6 +12,7 @@ from pytest_fwcompare.backends.keras import (  # noqa: F401 (they register their
     layers_space,
 )
 from pytest_fwcompare.backends.keras.layers import MAKERS, Context, Native
+from pytest_fwcompare.formats import format_of
 from pytest_fwcompare.networks import Network
 from pytest_fwcompare.networks.base import Layer
 
@@ -21,11 +22,13 @@ def build(network: Network, dtype: str, device: str) -> Built:
 
     Args:
         network: the description; its layer names are the Keras layers' names.
-        dtype: of all floating parameters and values, "float32" or "float64".
+        dtype: working dtype; of all floating parameters and values, or the policy of all layers.
         device: "cpu", "cuda" or "cuda:N"; where the variables live.
     """
+    kept = format_of(dtype)
+    dtype = kept.stored
     with keras.device(device.replace("cuda", "gpu")):
-        made = _make(network, dtype)
+        made = _make(network, kept.name if kept.mixed else dtype)
         inputs = {
             name: keras.Input(
                 [size if isinstance(size, int) else None for size in spec.shape[1:]],

@@ -20,6 +20,8 @@ FUNCTIONS = ("tensorflow.python.eager.", "tensorflow.python.saved_model.")
 def prepare_import() -> None:
     """Settings that count only before TensorFlow's first import; the user's own stay."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Otherwise TensorFlow takes all of a GPU's memory when it first sees it.
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     # oneDNN's 1x1 stride-2 filter gradient corrupts memory in TensorFlow 2.21.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -46,7 +48,7 @@ class TensorFlowBackend(Backend):
     imports: ClassVar[tuple[str, ...]] = ("tensorflow",)
     devices = ("cpu", "cuda")
     modes: ClassVar[tuple[str, ...]] = ("eager", "graph", "compiled")
-    dtypes: ClassVar[tuple[str, ...]] = ("float32", "float64", "float16", "bfloat16")
+    dtypes: ClassVar[tuple[str, ...]] = ("float32", "float64", "float16", "bfloat16", "tf32")
 
     def version(self) -> str:
         """Version of TensorFlow."""
@@ -98,11 +100,11 @@ class TensorFlowBackend(Backend):
             "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
             "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
             "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default"),
-            "deterministic_ops": os.environ.get("TF_DETERMINISTIC_OPS", "0") == "1"
-            or bool(tf.config.experimental.is_op_determinism_enabled())
-            if hasattr(tf.config.experimental, "is_op_determinism_enabled")
-            else os.environ.get("TF_DETERMINISTIC_OPS", "0") == "1",
+            "deterministic_ops": _is_deterministic(),
             "tf32": bool(tf.config.experimental.tensor_float_32_execution_enabled()),
+            "cudnn_deterministic": os.environ.get("TF_CUDNN_DETERMINISTIC", "0") == "1",
+            "xla_flags": os.environ.get("XLA_FLAGS", ""),
+            "allow_growth": os.environ.get("TF_FORCE_GPU_ALLOW_GROWTH", ""),
         }
 
     @contextmanager
@@ -111,6 +113,12 @@ class TensorFlowBackend(Backend):
 
         with seeded(seed):
             yield
+
+    def release_memory(self) -> None:
+        """Freed with the last reference; functions that were traced are in cycles."""
+        import gc
+
+        gc.collect()
 
     def set_threads(self, count: int) -> None:
         """Use that many threads, if TensorFlow has not started its pools yet."""
@@ -122,3 +130,11 @@ class TensorFlowBackend(Backend):
         with contextlib.suppress(RuntimeError):  # the pools are there: nothing can be changed
             tf.config.threading.set_intra_op_parallelism_threads(count)
             tf.config.threading.set_inter_op_parallelism_threads(count)
+
+
+def _is_deterministic() -> bool:
+    """Whether operations are made to repeat themselves, by either switch."""
+    from tensorflow.python.framework import config
+
+    enabled = getattr(config, "is_op_determinism_enabled", lambda: False)
+    return os.environ.get("TF_DETERMINISTIC_OPS", "0") in ("1", "true") or bool(enabled())

@@ -14,6 +14,11 @@ from pytest_fwcompare.backends.tensorflow.layers import LayerModule, computes, s
 from pytest_fwcompare.networks import layers as described
 
 
+def wide(x: tf.Tensor) -> tf.Tensor:
+    """Numbers of sixteen bits in float32: in float16 the square of 256 is infinite."""
+    return tf.cast(x, tf.float32) if x.dtype.size < 4 else x
+
+
 class Normalisation(LayerModule):
     """What the layers of this file share."""
 
@@ -25,9 +30,9 @@ class Normalisation(LayerModule):
 
     def standardised(self, x: tf.Tensor, axes: Sequence[int]) -> tf.Tensor:
         """(x - mean) / sqrt(variance + epsilon) with statistics over `axes`."""
-        centred = x - tf.reduce_mean(x, axes, keepdims=True)
+        centred = wide(x) - tf.reduce_mean(wide(x), axes, keepdims=True)
         variance = tf.reduce_mean(tf.square(centred), axes, keepdims=True)
-        return centred * tf.math.rsqrt(variance + self.description.epsilon)
+        return tf.cast(centred * tf.math.rsqrt(variance + self.description.epsilon), x.dtype)
 
 
 @computes(described.BatchNorm)
@@ -35,14 +40,18 @@ class BatchNorm(Normalisation):
     """Running statistics in inference, batch statistics in training."""
 
     def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        mean, variance = tf.convert_to_tensor(self.mean), tf.convert_to_tensor(self.variance)
+        mean, variance = (wide(tf.convert_to_tensor(v)) for v in (self.mean, self.variance))
+        kind, x = x.dtype, wide(x)
         if training:
             axes = list(range(x.shape.rank - 1))
+            held = (self.mean, mean), (self.variance, variance)
             mean = tf.reduce_mean(x, axes)
             variance = tf.reduce_mean(tf.square(x - mean), axes)
-            for running, batch in ((self.mean, mean), (self.variance, variance)):
-                running.assign_add(self.description.momentum * (batch - running))
-        return self.affine((x - mean) * tf.math.rsqrt(variance + self.description.epsilon))
+            for (variable, running), batch in zip(held, (mean, variance), strict=True):
+                step = self.description.momentum * (batch - running)
+                variable.assign_add(tf.cast(step, variable.dtype))
+        scaled = (x - mean) * tf.math.rsqrt(variance + self.description.epsilon)
+        return self.affine(tf.cast(scaled, kind))
 
 
 @computes(described.LayerNorm)
@@ -77,5 +86,6 @@ class RMSNorm(Normalisation):
     """x / sqrt(mean(x^2) + epsilon) scale."""
 
     def __call__(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        mean_square = tf.reduce_mean(tf.square(x), -1, keepdims=True)
-        return self.affine(x * tf.math.rsqrt(mean_square + self.description.epsilon))
+        mean_square = tf.reduce_mean(tf.square(wide(x)), -1, keepdims=True)
+        scale = tf.math.rsqrt(mean_square + self.description.epsilon)
+        return self.affine(tf.cast(wide(x) * scale, x.dtype))

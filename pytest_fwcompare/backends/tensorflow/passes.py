@@ -37,7 +37,7 @@ class WorkingPass(Pass):
     def backward(self, cotangents: Mapping[str, Array]) -> Gradients:
         """By the tape of the pass."""
         side = self.side
-        with side.explained("backward"), tf.device(side.device):
+        with side.explained("backward"), side.placed():
             chosen = [name for name in self.outputs if name in cotangents]
             given = [
                 tf.cast(tf.constant(cotangents[name]), self.tensors[name].dtype) for name in chosen

@@ -20,6 +20,7 @@ from pytest_fwcompare.backends.base import (
     Side,
     Stopwatch,
 )
+from pytest_fwcompare.backends.exhausted import is_exhausted, out_of_memory
 from pytest_fwcompare.backends.tensorflow.dropout import shared_dropout
 from pytest_fwcompare.backends.tensorflow.outputs import flatten
 from pytest_fwcompare.backends.tensorflow.passes import DoublePass, WorkingPass
@@ -37,6 +38,7 @@ from pytest_fwcompare.backends.tensorflow.state import (
 )
 from pytest_fwcompare.dropout import current
 from pytest_fwcompare.errors import ModelError
+from pytest_fwcompare.formats import format_of
 
 Call = Callable[[Sequence[Any]], tuple[dict[str, Any], dict[str, str]]]
 
@@ -67,7 +69,8 @@ class TensorFlowSide(Side):
 
     def __init__(self, model: Any, *, dtype: str, device: str, mode: str, own: bool) -> None:
         self.model = model
-        self.dtype = tf.as_dtype(dtype)
+        self.format = format_of(dtype)
+        self.dtype = tf.as_dtype(self.format.stored)
         self.device = device_name(device)
         self.mode = mode
         self.own = own
@@ -304,7 +307,7 @@ class TensorFlowSide(Side):
         guard: AbstractContextManager[dict[str, Array]] = (
             self._unchanged() if training else empty_guard()
         )
-        with guard as left, self.explained("forward"), tf.device(self.device):
+        with guard as left, self.explained("forward"), self.placed():
             tensors = self.tensors(arguments)
             inputs = {
                 a.name: t for a, t in zip(arguments, tensors, strict=True) if t.dtype.is_floating
@@ -319,6 +322,32 @@ class TensorFlowSide(Side):
         return WorkingPass(self, outputs, skipped, tape, inputs, trainable, left)
 
     @contextmanager
+    def eagerly(self) -> Iterator[None]:
+        """The call itself instead of a function of it."""
+        before, self.mode = self.mode, "eager"
+        try:
+            yield
+        finally:
+            self.mode = before
+
+    @contextmanager
+    def placed(self) -> Iterator[None]:
+        """On the device, with TF32 only where the working dtype is that."""
+        allowed = tf.config.experimental.tensor_float_32_execution_enabled
+        allow = tf.config.experimental.enable_tensor_float_32_execution
+        before, wanted = allowed(), self.format.name == "tf32"
+        if before != wanted:
+            allow(wanted)
+        try:
+            with tf.device(self.device):
+                yield
+            if allowed() != wanted:
+                self.note_reduced(f"TF32 switched {'on' if allowed() else 'off'} by the model")
+        finally:
+            if allowed() != before:
+                allow(before)
+
+    @contextmanager
     def explained(self, stage: str) -> Iterator[None]:
         """Turn what the framework raises into a `ModelError`."""
         try:
@@ -329,6 +358,9 @@ class TensorFlowSide(Side):
         except ModelError:
             raise
         except Exception as error:
+            if is_exhausted(error):
+                framework = self.framework
+                raise out_of_memory(self.role, stage, framework, error, self.device) from None
             raise ModelError(self.role, stage, reason(error)) from error
 
     def _shadow(
@@ -419,24 +451,22 @@ class TensorFlowSide(Side):
         trainable = [o.variable for o in self.entries() if o.parameter.trainable]
         with tf.device(self.device):
             tensors = self.tensors(arguments)
-            given = {
-                name: tf.cast(tf.constant(value), self.dtype)
-                for name, value in (cotangents or {}).items()
-            }
+            given = {name: tf.constant(value) for name, value in (cotangents or {}).items()}
         watched = [*(t for t in tensors if t.dtype.is_floating)]
 
         def forward() -> None:
-            with tf.device(self.device):
+            with self.placed():
                 outputs, _ = call(tensors)
             synchronise(outputs.values())
 
         def forward_backward() -> None:
-            with tf.device(self.device):
+            with self.placed():
                 with tf.GradientTape(watch_accessed_variables=False) as tape:
                     tape.watch([*watched, *(v.handle for v in trainable)])
                     outputs, _ = call(tensors)
                 chosen = [outputs[name] for name in given]
-                found = tape.gradient(chosen, [*watched, *trainable], list(given.values()))
+                seeds = [tf.cast(given[name], outputs[name].dtype) for name in given]
+                found = tape.gradient(chosen, [*watched, *trainable], seeds)
             synchronise([g for g in found if g is not None])
 
         return Stopwatch(forward, forward_backward if cotangents is not None else None)

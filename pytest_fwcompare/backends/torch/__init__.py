@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from pytest_fwcompare.backends.base import Backend, Built, Side
 from pytest_fwcompare.errors import FrameworkUnavailable, UsageError
+from pytest_fwcompare.formats import DTYPES
 
 if TYPE_CHECKING:
     from pytest_fwcompare.networks import Network
@@ -23,7 +24,7 @@ class TorchBackend(Backend):
     distribution = "torch"
     imports = ("torch",)
     modes = ("eager", "graph", "compiled")
-    dtypes = ("float32", "float64", "float16", "bfloat16")
+    dtypes = DTYPES
 
     def version(self) -> str:
         import torch
@@ -60,12 +61,12 @@ class TorchBackend(Backend):
     def environment(self) -> dict[str, Any]:
         import torch
 
+        from pytest_fwcompare.backends.torch.precision import flags
+
         return {
             "version": self.version(),
             "threads": torch.get_num_threads(),
-            "matmul_tf32": torch.backends.cuda.matmul.allow_tf32,
-            "cudnn_tf32": torch.backends.cudnn.allow_tf32,
-            "float32_matmul_precision": torch.get_float32_matmul_precision(),
+            **flags(),
             "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
             "cudnn_deterministic": torch.backends.cudnn.deterministic,
             "cudnn_benchmark": torch.backends.cudnn.benchmark,
@@ -85,6 +86,19 @@ class TorchBackend(Backend):
                 torch.cuda.manual_seed_all(seed)
             yield
 
+    def lacking(self, mode: str, device: str) -> str | None:
+        if mode != "compiled":
+            return None
+        from pytest_fwcompare.backends.torch.modes import missing_compiler
+
+        return missing_compiler(device)
+
+    def release_memory(self) -> None:
+        import torch
+
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
     def threads(self) -> int | None:
         import torch
 
@@ -103,11 +117,8 @@ class TorchBackend(Backend):
             )
         if mode not in self.modes:
             raise UsageError(f"torch: no mode {mode!r}; its modes are {', '.join(self.modes)}")
-        if mode == "compiled":
-            from pytest_fwcompare.backends.torch.modes import missing_compiler
-
-            if reason := missing_compiler(device):
-                raise FrameworkUnavailable(f"torch: mode 'compiled' was asked for, but {reason}")
+        if reason := self.lacking(mode, device):
+            raise FrameworkUnavailable(f"torch: mode {mode!r} was asked for, but {reason}")
         kind = device.partition(":")[0]
         if kind not in self.devices:
             raise UsageError(

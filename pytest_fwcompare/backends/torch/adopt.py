@@ -20,10 +20,12 @@ from pytest_fwcompare.backends.base import (
     Side,
     Stopwatch,
 )
+from pytest_fwcompare.backends.exhausted import failed
 from pytest_fwcompare.backends.torch.dropout import SharedDropout
 from pytest_fwcompare.backends.torch.exposed import gradients
 from pytest_fwcompare.backends.torch.flatten import flatten
 from pytest_fwcompare.backends.torch.modes import runner, running
+from pytest_fwcompare.backends.torch.precision import arithmetic, cast
 from pytest_fwcompare.backends.torch.shadow import Float64Mode
 from pytest_fwcompare.backends.torch.twin import (
     DTYPES,
@@ -39,9 +41,13 @@ from pytest_fwcompare.backends.torch.twin import (
 )
 from pytest_fwcompare.dropout import current
 from pytest_fwcompare.errors import FwcompareError, ModelError, UsageError
+from pytest_fwcompare.formats import format_of
 
 if TYPE_CHECKING:
     from pytest_fwcompare.backends.torch.record import Recorder
+
+
+nothing = contextlib.nullcontext
 
 
 class TorchSide(Side):
@@ -62,7 +68,8 @@ class TorchSide(Side):
 
     def __init__(self, model: Any, *, dtype: str, device: str, mode: str, own: bool) -> None:
         plain = plain_module(model)
-        self.dtype, self.device, self.mode = DTYPES[dtype], torch.device(device), mode
+        self.format = format_of(dtype)
+        self.dtype, self.device, self.mode = DTYPES[self.format.stored], torch.device(device), mode
         self.leaks: list[str] = []
         self.rounded_constants: list[str] = []
         self.loads: dict[Precision, int] = {"working": 0, "double": 0}
@@ -129,6 +136,15 @@ class TorchSide(Side):
         from pytest_fwcompare.backends.torch.clock import stopwatch
 
         return stopwatch(self, arguments, cotangents)
+
+    @contextlib.contextmanager
+    def eagerly(self) -> Iterator[None]:
+        before = self.runner, self.mode
+        self.runner, self.mode = self.model, "eager"
+        try:
+            yield
+        finally:
+            self.runner, self.mode = before
 
     def close(self) -> None:
         self._double = None
@@ -272,9 +288,11 @@ class TorchPass(Pass):
     def _running(self, stage: str) -> Iterator[dict[int, torch.Tensor]]:
         """Guard the twin, switch the mode on, and turn what it raises into a ModelError."""
         side, twin = self._side, self._side.twin(self._precision)
-        stage = "shadow" if self._mode is not None and stage == "forward" else stage
+        working = self._mode is None
+        stage = "shadow" if not working and stage == "forward" else stage
         try:
             with (
+                arithmetic(side.format, side.device, side.note_reduced if working else None),
                 guarded(
                     twin,
                     training=self._training,
@@ -283,13 +301,13 @@ class TorchPass(Pass):
                 ) as copies,
                 self._mode or running(side.mode),
                 self._dropout(),
+                cast(side.format, side.device) if working and stage == "forward" else nothing(),
             ):
                 yield copies
         except (FwcompareError, Warning):
             raise
         except Exception as error:
-            words = f"{type(error).__name__}: {error}"
-            raise ModelError(side.role, stage, f"torch raised {words}") from error
+            raise failed(side.role, stage, "torch", error, str(side.device)) from error
 
     def _dropout(self) -> contextlib.AbstractContextManager[Any]:
         """Shared masks while a step in training mode runs, forward and backward."""

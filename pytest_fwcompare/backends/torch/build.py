@@ -20,6 +20,7 @@ from pytest_fwcompare.backends.base import Built, Placement
 from pytest_fwcompare.backends.torch.lowering import Use, lower
 from pytest_fwcompare.backends.torch.network import NetworkModule, Reading, Step
 from pytest_fwcompare.backends.torch.twin import DTYPES
+from pytest_fwcompare.formats import format_of
 from pytest_fwcompare.networks import Network
 from pytest_fwcompare.networks import layers as described
 
@@ -70,7 +71,7 @@ def build(network: Network, *, dtype: str = "float32", device: str = "cpu") -> B
         {name: step.name for name, step in network.outputs.items()},
         network.structure,
     )
-    model.to(device=torch.device(device), dtype=DTYPES[dtype]).eval()
+    model.to(device=torch.device(device), dtype=DTYPES[format_of(dtype).stored]).eval()
     return Built(
         model,
         tuple(plan.placements),

@@ -11,6 +11,7 @@ import torch
 from pytest_fwcompare.backends.base import Argument, Array, Stopwatch
 from pytest_fwcompare.backends.torch.flatten import flatten
 from pytest_fwcompare.backends.torch.modes import running
+from pytest_fwcompare.backends.torch.precision import arithmetic, cast
 
 if TYPE_CHECKING:
     from pytest_fwcompare.backends.torch.adopt import TorchSide
@@ -19,13 +20,13 @@ if TYPE_CHECKING:
 def stopwatch(
     side: TorchSide, arguments: Sequence[Argument], cotangents: Mapping[str, Array] | None
 ) -> Stopwatch:
-    """Calls on tensors made beforehand, in working precision, with torch's default settings."""
-    model, mode = side.runner, side.mode
+    """Calls on tensors made beforehand, with the arithmetic of the working dtype."""
+    model, mode, made, device = side.runner, side.mode, side.format, side.device
     positional, keywords = side.tensors(arguments, "working", cotangents is not None)
     synchronise = _synchroniser(side.device)
 
     def forward() -> None:
-        with running(mode), torch.no_grad():
+        with arithmetic(made, device), running(mode), torch.no_grad(), cast(made, device):
             model(*positional, **keywords)
         synchronise()
 
@@ -40,14 +41,15 @@ def stopwatch(
     wanted = [*(t for t in tensors if t.is_floating_point()), *held]
 
     def run() -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        with running(mode):
+        with arithmetic(made, device), running(mode), cast(made, device):
             outputs, _ = flatten(model(*positional, **keywords))
         named = [n for n in seeds if outputs[n].requires_grad]
         return [outputs[n] for n in named], [seeds[n].to(outputs[n].dtype) for n in named]
 
     def forward_backward() -> None:
         outputs, cotangent = run()
-        torch.autograd.grad(outputs, wanted, cotangent, allow_unused=True)
+        with arithmetic(made, device):
+            torch.autograd.grad(outputs, wanted, cotangent, allow_unused=True)
         synchronise()
 
     kept: list[tuple[list[torch.Tensor], list[torch.Tensor]]] = []
@@ -56,7 +58,8 @@ def stopwatch(
         if not kept:
             kept.append(run())
         outputs, cotangent = kept[0]
-        torch.autograd.grad(outputs, wanted, cotangent, allow_unused=True, retain_graph=True)
+        with arithmetic(made, device):
+            torch.autograd.grad(outputs, wanted, cotangent, allow_unused=True, retain_graph=True)
         synchronise()
 
     return Stopwatch(forward, forward_backward, backward)

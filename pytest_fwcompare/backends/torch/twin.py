@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from pytest_fwcompare.backends.base import Parameter
+from pytest_fwcompare.backends.exhausted import is_exhausted, out_of_memory
 from pytest_fwcompare.backends.torch.replacements import finfo_of
 from pytest_fwcompare.errors import ModelError
 
@@ -50,6 +51,8 @@ def twin_of(model: torch.nn.Module, dtype: torch.dtype, device: torch.device) ->
         with torch.no_grad():  # a script module is cloned by operations that would be on record
             twin = copy.deepcopy(model, _prepared(model, dtype, device))
     except Exception as error:
+        if is_exhausted(error):
+            raise out_of_memory("model", "build", "torch", error, str(device)) from None
         raise ModelError(
             "model",
             "import",
@@ -261,7 +264,6 @@ def guarded(
     with (
         _forked_torch(cuda),
         torch.set_grad_enabled(gradients),
-        _full_precision() if cuda else contextlib.nullcontext(),
         _copied_buffers(modules, copies, scripted),
         contextlib.nullcontext() if shadow_of is None else finfo_of(shadow_of),
     ):
@@ -344,18 +346,6 @@ def _draw_seed(seed: int, cuda: bool) -> None:
     torch.default_generator.manual_seed(seed)
     if cuda:
         torch.cuda.manual_seed(seed)
-
-
-@contextlib.contextmanager
-def _full_precision() -> Iterator[None]:
-    """No TF32 on a GPU: it is another precision than the one under judgement."""
-    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, convolution.allow_tf32
-    matmul.allow_tf32 = convolution.allow_tf32 = False
-    try:
-        yield
-    finally:
-        matmul.allow_tf32, convolution.allow_tf32 = before
 
 
 @contextlib.contextmanager

@@ -1,0 +1,168 @@
+"""Each side against itself, before anybody is accused: two equal calls, and its own eager mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pytest_fwcompare.backends.base import Precision
+from pytest_fwcompare.formats import format_of
+from pytest_fwcompare.judge.distances import finite_maximum, same_nonfinite, unit_roundoff
+from pytest_fwcompare.judge.verdict import PRECISION_FACTOR
+from pytest_fwcompare.observation import parallel
+from pytest_fwcompare.observing import Observer
+from pytest_fwcompare.points import Point, Run
+from pytest_fwcompare.records import Verdict
+
+if TYPE_CHECKING:
+    from pytest_fwcompare.pair import Pair
+
+SELF_DIFFERENCE = 168.0
+"""Two equal calls may differ by the order of a threaded sum, not by more: in float32 1e-5 of the
+largest value; in roundings of the working dtype."""
+
+MOVED = 3
+"""Draws of the jitter that a mode is held against."""
+
+ROLES = ("reference", "port")
+
+
+@dataclass(frozen=True)
+class Unsteady:
+    """A side that is not what it is compared as.
+
+    Attributes:
+        role: whose it is.
+        verdict: of the comparison.
+        text: what was seen, with its size.
+    """
+
+    role: str
+    verdict: Verdict
+    text: str
+
+
+@dataclass(frozen=True)
+class Apart:
+    """The tensor in which two runs of one side are farthest apart, relative to its largest value.
+
+    Attributes:
+        name: of the tensor; "" where nothing differs.
+        size: inf where one run is finite and the other is not.
+    """
+
+    name: str = ""
+    size: float = 0.0
+
+
+def farthest(one: Run, two: Run) -> Apart:
+    """Where two runs of one side differ most."""
+    worst = Apart()
+    # Gradients that cancel leave rounding of the size of what cancelled.
+    peak = max((finite_maximum(value) for value in one.parameters.values()), default=0.0)
+    for key, value, other in parallel(one, two):
+        kind, _, name = key.partition(":")
+        scale = finite_maximum(value)
+        scale = max(scale, peak if "gradient" in kind else 0.0) or 1.0
+        with np.errstate(invalid="ignore"):
+            size = finite_maximum(np.asarray(value, float) - np.asarray(other, float)) / scale
+        if not same_nonfinite(value, other):
+            size = float("inf")
+        if size > worst.size:
+            worst = Apart(f"output {name}" if kind == "output" else name, size)
+    return worst
+
+
+def repeats(pair: Pair, role: str, point: Point, precision: Precision = "working") -> Apart:
+    """How far two equal calls of one side are apart."""
+    return farthest(*(pair.run(role, point, precision) for _ in range(2)))
+
+
+def allowed(dtype: str) -> float:
+    """What two equal calls may differ by and still be called the same."""
+    return SELF_DIFFERENCE * max(unit_roundoff(dtype), unit_roundoff("float32"))
+
+
+def between_calls(
+    pair: Pair, role: str, point: Point, note: Callable[[str], None]
+) -> Unsteady | float | None:
+    """What two equal calls of one side say.
+
+    Args:
+        pair: both sides.
+        role: the side.
+        point: where.
+        note: told of a difference that is no more than rounding.
+
+    Returns:
+        The size of the difference where the side draws random numbers, as its shadow does too. An
+        `Unsteady` where the shadow repeats itself: then sums are formed in another order each
+        time, or memory is read that nobody wrote. None where there is no more than rounding.
+    """
+    apart = repeats(pair, role, point)
+    if apart.size == 0.0:
+        return None
+    framework = pair.opened(role).side.framework
+    said = (
+        f"the {role} is non-deterministic: two equal calls of {framework} differ by "
+        f"{apart.size:.2g} of the largest value of {apart.name}"
+    )
+    if apart.size <= allowed(pair.dtype):
+        note(said)
+        return None
+    if repeats(pair, role, point, "double").size > 0.0:
+        return apart.size
+    return Unsteady(
+        role,
+        "precision",
+        f"{said}, while its float64 shadow repeats itself. Nobody else is judged by such figures; "
+        f"ask {framework} for deterministic operations and compare again",
+    )
+
+
+def unlike_eager(pair: Pair, role: str, point: Point, mode: str) -> Unsteady | None:
+    """A side whose mode computes another function than its own eager mode.
+
+    Args:
+        pair: both sides.
+        role: the side.
+        point: where.
+        mode: "graph" or "compiled".
+    """
+    side = pair.opened(role).side
+    switched = side.eagerly()
+    if switched is None:
+        return None
+    in_mode = pair.run(role, point, "working")
+    with switched:
+        eager = pair.run(role, point, "working")
+    apart = farthest(eager, in_mode)
+    made = format_of(pair.dtype)
+    if apart.size <= PRECISION_FACTOR * made.roundoff:
+        return None
+    noise = _excused(pair, role, point, eager, in_mode)
+    if apart.size <= PRECISION_FACTOR * max(noise, made.roundoff):
+        return None
+    return Unsteady(
+        role,
+        "semantic",
+        f"the {role} in mode {mode!r} is not what {side.framework} computes in its own eager "
+        f"mode: {apart.name} differs by {apart.size:.2g} of its largest value, where rounding to "
+        f"{pair.dtype} explains {max(noise, made.roundoff):.2g}. Code that asks whether it is "
+        f"being traced, or that a trace freezes (Python state, shapes, random numbers), does this",
+    )
+
+
+def _excused(pair: Pair, role: str, point: Point, eager: Run, in_mode: Run) -> float:
+    """What rounding may cost here: the jitter, or the smaller of both modes' own noise."""
+    shadow = pair.run(role, point, "double")
+    noise = min(farthest(shadow, eager).size, farthest(shadow, in_mode).size)
+    reference = pair.run("reference", point, "double")
+    pair.expect(reference)
+    moved = Observer(pair, MOVED).jitter(point, reference, MOVED, False)
+    scales = {key: finite_maximum(value) for key, value, _ in parallel(reference, reference)}
+    jitter = max((size / (scales[key] or 1.0) for key, size in moved.items()), default=0.0)
+    return max(noise, jitter)
