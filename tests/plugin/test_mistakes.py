@@ -19,11 +19,11 @@ OPTIONS = {
     ),
     "unknown device": (
         "--fwcompare-devices=cpu,gpu",
-        "--fwcompare-devices: unknown device 'gpu'; known are cpu, cuda, cuda:N",
+        "--fwcompare-devices: unknown device 'gpu'; known are cpu, cuda, cuda:N, or reference/port: cpu/cuda",
     ),
     "device without a number": (
         "--fwcompare-devices=cuda:",
-        "--fwcompare-devices: unknown device 'cuda:'; known are cpu, cuda, cuda:N",
+        "--fwcompare-devices: unknown device 'cuda:'; known are cpu, cuda, cuda:N, or reference/port: cpu/cuda",
     ),
     "unknown dtype": (
         "--fwcompare-dtypes=double",
@@ -103,7 +103,7 @@ MARKERS = {
     ),
     "unknown device": (
         "devices='gpu'",
-        "@pytest.mark.fwcompare(devices=...): unknown device 'gpu'; known are cpu, cuda, cuda:N",
+        "@pytest.mark.fwcompare(devices=...): unknown device 'gpu'; known are cpu, cuda, cuda:N, or reference/port: cpu/cuda",
     ),
     "unknown dtype": (
         "dtypes=['float8']",

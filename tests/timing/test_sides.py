@@ -44,7 +44,12 @@ def test_a_framework_that_cannot_run_it_is_left_out() -> None:
     assert [timing.framework for timing in timings] == ["numpy"]
     assert (
         time_network(
-            NETWORK, ["numpy"], NETWORK.inputs, dtype="bfloat16", device="cpu", mode="eager"
+            NETWORK,
+            ["tensorflow"],
+            NETWORK.inputs,
+            dtype="mixed_float16",
+            device="cpu",
+            mode="eager",
         )
         == ()
     )
