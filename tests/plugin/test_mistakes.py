@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_fwcompare.devices import FORMS
+
 NETWORK = "def test_it(fwcompare_network): pass"
 PORT = "def test_it(fwcompare_port): fwcompare_port('reference', {!r}, inputs={{}})"
 MARKED = "import pytest\n@pytest.mark.fwcompare({})\ndef test_it(fwcompare_port): pass"
@@ -19,11 +21,11 @@ OPTIONS = {
     ),
     "unknown device": (
         "--fwcompare-devices=cpu,gpu",
-        "--fwcompare-devices: unknown device 'gpu'; known are cpu, cuda, cuda:N, or reference/port: cpu/cuda",
+        f"--fwcompare-devices: unknown device 'gpu'; known are {FORMS}",
     ),
     "device without a number": (
         "--fwcompare-devices=cuda:",
-        "--fwcompare-devices: unknown device 'cuda:'; known are cpu, cuda, cuda:N, or reference/port: cpu/cuda",
+        f"--fwcompare-devices: unknown device 'cuda:'; known are {FORMS}",
     ),
     "unknown dtype": (
         "--fwcompare-dtypes=double",
@@ -103,7 +105,7 @@ MARKERS = {
     ),
     "unknown device": (
         "devices='gpu'",
-        "@pytest.mark.fwcompare(devices=...): unknown device 'gpu'; known are cpu, cuda, cuda:N, or reference/port: cpu/cuda",
+        f"@pytest.mark.fwcompare(devices=...): unknown device 'gpu'; known are {FORMS}",
     ),
     "unknown dtype": (
         "dtypes=['float8']",
