@@ -34,6 +34,7 @@ from pytest_fwcompare.records import (
 )
 from pytest_fwcompare.request import Repro, Request, Story, check_request
 from pytest_fwcompare.sides import Opened, open_side
+from pytest_fwcompare.supply import Source
 
 LARGE = 4_000_000
 """Parameters from which on a network is judged with all threads."""
@@ -237,6 +238,7 @@ def make_pair(
     ours: Opened, theirs: Opened, request: Request, story: Story, telling: Example
 ) -> Pair:
     """Both sides with their weights mapped."""
+    source = Source(ours, request.dtype)
 
     def with_mapping(mapping: Any) -> Pair:
         return Pair(
@@ -248,6 +250,7 @@ def make_pair(
             outputs=request.outputs,
             checks=request.checks,
             dtype=request.dtype,
+            source=source,
         )
 
     mapping = choose_mapping(request.weights, ours, theirs, with_mapping, telling)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from pytest_fwcompare.backends.base import Array
@@ -33,10 +35,10 @@ def disturb(pair: Pair, example: Example) -> Controls:
         return Controls()
     point = pair.point(example)
     assert point.weights is not None
-    still = pair.run("reference", point, "double")
+    still = pair.run("reference", point, "double", backward=False)
     pair.expect(still)
     calm = pair.run("port", point, "double")
-    values = pair.mapping.port_values(point.weights)
+    values = pair.supply.of_port(point.weights)
     names = [name for name in values if pair.port_parameters[name].trainable]
     uncovered = _without_gradient(calm) if pair.backward else []
     step = max(1, len(names) // LIMIT)
@@ -51,7 +53,9 @@ def disturb(pair: Pair, example: Example) -> Controls:
     return Controls(tried, tuple(name for name in left if name not in covered))
 
 
-def _control(pair: Pair, point: Point, still: Run, values: dict[str, Array], name: str) -> Control:
+def _control(
+    pair: Pair, point: Point, still: Run, values: Mapping[str, Array], name: str
+) -> Control:
     rng = np.random.default_rng(len(name))
     value = values[name]
     scale = finite_maximum(value) or 1.0

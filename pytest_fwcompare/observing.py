@@ -12,7 +12,7 @@ import numpy as np
 
 from pytest_fwcompare.backends.base import Precision
 from pytest_fwcompare.judge.distances import finite_maximum
-from pytest_fwcompare.judge.verdict import Assessment, Observed, assess, moved
+from pytest_fwcompare.judge.verdict import Assessment, Observed, assess
 from pytest_fwcompare.observation import origin_of, parallel, rows, undecided
 from pytest_fwcompare.points import Point, Run
 
@@ -32,6 +32,9 @@ class Runner(Protocol):
         backward: bool | None = None,
     ) -> Run:
         """One pass of one side."""
+
+    def shaken(self, point: Point, draw: int) -> Point:
+        """The point moved by at most half a unit in the last place."""
 
     def expect(self, reference: Run) -> None:
         """Hold the port's next outputs against the shapes of this run of the reference."""
@@ -85,19 +88,7 @@ class Observer:
         """
         largest: dict[str, float] = {}
         for draw in range(draws):
-            rng = np.random.default_rng([draw, *point.rng_seed])
-            shaken = Point(
-                {name: moved(value, self.pair.dtype, rng) for name, value in point.inputs.items()},
-                None
-                if point.weights is None
-                else {
-                    name: moved(value, self.pair.dtype, rng)
-                    for name, value in point.weights.items()
-                },
-                object(),
-                point.rng_seed,
-                point.cotangents,
-            )
+            shaken = self.pair.shaken(point, draw)
             run = self.pair.run("reference", shaken, "double", training=training)
             for name, value, other in parallel(still, run):
                 with np.errstate(invalid="ignore"):

@@ -17,12 +17,12 @@ from pytest_fwcompare.dropout import Masks, sharing
 from pytest_fwcompare.inputs.examples import Example, Plan
 from pytest_fwcompare.inputs.spec import TensorSpec
 from pytest_fwcompare.judge.distances import representable
-from pytest_fwcompare.judge.verdict import Assessment, Observed, hair, nudged
+from pytest_fwcompare.judge.verdict import Assessment, Observed, hair, moved, nudged
 from pytest_fwcompare.layouts import Layouts
 from pytest_fwcompare.observing import Observer, training_is_random
 from pytest_fwcompare.points import Point, Run, arguments
 from pytest_fwcompare.sides import Opened
-from pytest_fwcompare.supply import Supply
+from pytest_fwcompare.supply import Source, Supply
 from pytest_fwcompare.weights.mapping import Mapping as WeightMapping
 
 
@@ -38,6 +38,7 @@ class Pair:
         checks: "forward", "backward", "training".
         dtype: working dtype.
         draws: number of moved runs that the jitter is taken from.
+        source: of the reference's weights; several pairs of the same sides can share one.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Pair:
         checks: tuple[str, ...] = ("forward", "backward"),
         dtype: str = "float32",
         draws: int = 1,
+        source: Source | None = None,
     ) -> None:
         self.reference, self.port = reference, port
         self.plan, self.mapping, self.share_weights = plan, mapping, share_weights
@@ -59,7 +61,8 @@ class Pair:
         self.backward = "backward" in checks
         self.notices: dict[str, None] = {}
         self.reference_modules: list[tuple[str, str]] = []
-        self.supply = Supply(reference, port, mapping, shared=share_weights, dtype=dtype)
+        self.source = source or Source(reference, dtype)
+        self.supply = Supply(reference, port, self.source, mapping, shared=share_weights)
         self.layouts = Layouts(reference, port, plan.layouts.values(), outputs, self.notices)
         shared = reference.side.shares_dropout and port.side.shares_dropout
         self.masks = Masks() if shared else None
@@ -68,12 +71,12 @@ class Pair:
     @property
     def given(self) -> Mapping[str, Array]:
         """The weights that the reference came with, in float64."""
-        return self.supply.given
+        return self.source.given
 
     @property
     def reference_parameters(self) -> dict[str, Parameter]:
         """The reference's parameters and buffers by name."""
-        return self.supply.reference_parameters
+        return self.source.parameters
 
     @property
     def port_parameters(self) -> dict[str, Parameter]:
@@ -98,15 +101,21 @@ class Pair:
             name: representable(nudged(value, size, rng), self.dtype)
             for name, value in point.inputs.items()
         }
+        seeds = [seed, *point.rng_seed]
         weights = point.weights
         if weights is not None:
-            weights = {
-                name: representable(nudged(value, size, rng), self.dtype)
-                if self.reference_parameters[name].trainable
-                else value
-                for name, value in weights.items()
-            }
-        return Point(inputs, weights, object(), [seed, *point.rng_seed], dict(point.cotangents))
+            weights = self.source.near(weights, size, seeds)
+        return Point(inputs, weights, object(), seeds, dict(point.cotangents))
+
+    def shaken(self, point: Point, draw: int) -> Point:
+        """The point moved by at most half a unit in the last place of the working dtype."""
+        seeds = [draw, *point.rng_seed]
+        rng = np.random.default_rng(seeds)
+        inputs = {name: moved(value, self.dtype, rng) for name, value in point.inputs.items()}
+        weights = point.weights
+        if weights is not None:
+            weights = self.source.shaken(weights, seeds)
+        return Point(inputs, weights, object(), point.rng_seed, point.cotangents)
 
     # Running -----------------------------------------------------------------------------------
 
@@ -161,19 +170,19 @@ class Pair:
             self._make_cotangents(point, outputs)
         else:
             outputs = self.layouts.of_port(passed)
-        gradients = None
+        inputs: Mapping[str, Array | None] = {}
+        parameters: Mapping[str, Array] = {}
         if backward:
-            gradients = passed.backward(dict(self.layouts.native(role, passed, point.cotangents)))
-        buffers = canonical.buffers(self.supply, role, passed.buffers() if training else {})
-        recorded = tuple(passed.recorded()) if record else ()
-        if gradients is None:
-            return Run(outputs, buffers=buffers, recorded=recorded)
+            cotangents = dict(self.layouts.native(role, passed, point.cotangents))
+            inputs, parameters = canonical.parameter_gradients(
+                self.supply, role, passed, cotangents
+            )
         return Run(
             outputs,
-            canonical.input_gradients(self.plan, role, opened, gradients, point),
-            canonical.parameter_gradients(self.supply, role, gradients),
-            buffers,
-            recorded,
+            canonical.input_gradients(self.plan, role, opened, inputs, point),
+            parameters,
+            canonical.buffers(self.supply, role, passed.buffers() if training else {}),
+            tuple(passed.recorded()) if record else (),
         )
 
     def _make_cotangents(self, point: Point, outputs: Mapping[str, Array]) -> None:

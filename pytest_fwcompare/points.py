@@ -24,7 +24,7 @@ class Point:
     """
 
     inputs: dict[str, Array]
-    weights: dict[str, Array] | None
+    weights: Mapping[str, Array] | None
     key: object
     rng_seed: list[int]
     cotangents: dict[str, Array] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class Run:
 
     outputs: dict[str, Array]
     inputs: dict[str, Array] = field(default_factory=dict)
-    parameters: dict[str, Array] = field(default_factory=dict)
+    parameters: Mapping[str, Array] = field(default_factory=dict)
     buffers: dict[str, Array] = field(default_factory=dict)
     recorded: tuple[Recorded, ...] = ()
 

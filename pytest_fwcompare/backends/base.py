@@ -136,6 +136,26 @@ class Pass(ABC):
             ModelError: stage "backward", if the framework raised.
         """
 
+    def backward_each(
+        self, cotangents: Mapping[str, Array], take: Callable[[str, Array | None], None]
+    ) -> Mapping[str, Array | None]:
+        """As `backward`, for large networks: gradients of parameters are handed over one by one.
+
+        A side that can compute them one after the other need never hold them all.
+
+        Args:
+            cotangents: by output name.
+            take: called once a trainable parameter with its name and gradient, in any order; the
+                array is the side's own and may be gone after the call.
+
+        Returns:
+            The gradients of the inputs.
+        """
+        found = self.backward(cotangents)
+        for name, gradient in found.parameters.items():
+            take(name, gradient)
+        return found.inputs
+
     def buffers(self) -> dict[str, Array]:
         """Buffers after the pass, by parameter name (of use after a pass in training mode)."""
         return {}
@@ -208,6 +228,24 @@ class Side(ABC):
     @abstractmethod
     def read(self) -> dict[str, Array]:
         """Current values by parameter name, as the model holds them (bfloat16 as float32)."""
+
+    def value(self, name: str) -> Array:
+        """The current value of one parameter, where reading all of a large network is too much."""
+        return self.read()[name]
+
+    def original(self, name: str) -> Array | None:
+        """The value that a parameter came with, in the working dtype; it must not be written to.
+
+        None if the side holds none that is not its own working copy: then it is read before
+        anything is loaded.
+        """
+        return None
+
+    def release(self, precision: Precision) -> None:
+        """Free what only passes in that precision need; weights are loaded again before the next.
+
+        A side of a large network that can make its shadow again should do so; others do nothing.
+        """
 
     @abstractmethod
     def load(self, values: Mapping[str, Array], precision: Precision) -> None:

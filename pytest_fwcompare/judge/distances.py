@@ -150,4 +150,4 @@ def representable(value: Array, dtype: str) -> Array:
         exact = rounded.astype(np.uint32).view(np.float32)
         return np.where(np.isfinite(value), exact, value).astype(np.float64)
     with np.errstate(over="ignore"):
-        return value.astype(dtype).astype(np.float64)
+        return value.astype(dtype, copy=False).astype(np.float64)

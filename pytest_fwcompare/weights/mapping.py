@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Container, Iterator, Sequence
 from collections.abc import Mapping as MappingLike
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,6 +37,28 @@ class Link:
     transform: Transform
     reason: str
 
+    def value(self, reference_values: MappingLike[str, Array]) -> Array:
+        """The port's parameter, made from values of the reference.
+
+        Raises:
+            MappingError: a value is missing, or does not fit the transform.
+        """
+        missing = [name for name in self.sources if name not in reference_values]
+        if missing:
+            raise MappingError(
+                f"port parameter {self.port!r} is made from {missing[0]!r}, but the reference "
+                f"gave no value of that name"
+            )
+        values = [np.asarray(reference_values[name]) for name in self.sources]
+        try:
+            return self.transform.apply(*values)
+        except (ValueError, IndexError) as error:
+            shapes = ", ".join(str(value.shape) for value in values)
+            raise MappingError(
+                f"port parameter {self.port!r}: {self.transform} does not fit "
+                f"{' and '.join(self.sources)} of shape {shapes}: {error}"
+            ) from None
+
 
 @dataclass(frozen=True)
 class Mapping:
@@ -65,30 +86,13 @@ class Mapping:
         Raises:
             MappingError: a value is missing, or does not fit its transform.
         """
-        made = {}
-        for link in self.links:
-            missing = [name for name in link.sources if name not in reference_values]
-            if missing:
-                raise MappingError(
-                    f"port parameter {link.port!r} is made from {missing[0]!r}, but the reference "
-                    f"gave no value of that name"
-                )
-            values = [np.asarray(reference_values[name]) for name in link.sources]
-            try:
-                made[link.port] = link.transform.apply(*values)
-            except (ValueError, IndexError) as error:
-                shapes = ", ".join(str(value.shape) for value in values)
-                raise MappingError(
-                    f"port parameter {link.port!r}: {link.transform} does not fit "
-                    f"{' and '.join(link.sources)} of shape {shapes}: {error}"
-                ) from None
-        return made
+        return {link.port: link.value(reference_values) for link in self.links}
 
     def pull_back(
         self,
         port_gradients: MappingLike[str, Array | None],
         reference_shapes: MappingLike[str, tuple[int, ...]],
-    ) -> dict[str, list[tuple[tuple[str, ...], Array | None]]]:
+    ) -> dict[str, Entries]:
         """Gradients of the port in the reference's layout, by the adjoints of the transforms.
 
         A parameter of the reference that is cut into disjoint pieces gets one entry put together
@@ -103,18 +107,14 @@ class Mapping:
             By reference name, entries (port names, gradient); the gradient is None where nothing
             in the port depends on any of those parameters.
         """
-        pieces: dict[str, list[_Piece]] = defaultdict(list)
-        for link in self.links:
-            if link.port not in port_gradients or not link.sources:
-                continue
-            gradient = port_gradients[link.port]
-            shapes = [reference_shapes[name] for name in link.sources]
-            parts: Sequence[Array | None] = [None] * len(shapes)
-            if gradient is not None:
-                parts = link.transform.adjoint(np.asarray(gradient), *shapes)
-            for place, (name, part) in enumerate(zip(link.sources, parts, strict=True)):
-                pieces[name].append(_Piece(link, place, part))
-        return {name: _join(found, name, reference_shapes) for name, found in pieces.items()}
+        pulling = PullBack(self, port_gradients, reference_shapes)
+        made = dict(
+            entries
+            for name, gradient in port_gradients.items()
+            for entries in pulling.take(name, gradient)
+        )
+        made.update(pulling.rest())
+        return {name: made[name] for name in pulling.order if name in made}
 
     def rows(self) -> tuple[WeightRow, ...]:
         """The record of the mapping: every pair, then what is left on either side."""
@@ -165,6 +165,66 @@ def class_names(transform: Transform) -> set[str]:
     return found
 
 
+Entries = list[tuple[tuple[str, ...], Array | None]]
+"""Gradients of one parameter of the reference, each with the parameters of the port it is from."""
+
+
+class PullBack:
+    """`Mapping.pull_back` for gradients that come one at a time.
+
+    Args:
+        mapping: of the parameters.
+        ports: names of the port's parameters whose gradients will come.
+        shapes: of the reference's parameters by name.
+
+    Attributes:
+        order: the reference's parameters that gradients are made for, in the mapping's order.
+    """
+
+    def __init__(
+        self,
+        mapping: Mapping,
+        ports: Container[str],
+        shapes: MappingLike[str, tuple[int, ...]],
+    ) -> None:
+        self._shapes = shapes
+        self._links = {link.port: link for link in mapping.links if link.port in ports}
+        self._waiting: dict[str, int] = {}
+        for link in self._links.values():
+            for name in link.sources:
+                self._waiting[name] = self._waiting.get(name, 0) + 1
+        self._pieces: dict[str, list[_Piece]] = {}
+        self.order = tuple(self._waiting)
+
+    def take(self, port: str, gradient: Array | None) -> Iterator[tuple[str, Entries]]:
+        """Take in one gradient; gives the parameters of the reference that are complete now."""
+        link = self._links.get(port)
+        if link is None or not link.sources:
+            return
+        shapes = [self._shapes[name] for name in link.sources]
+        parts: Sequence[Array | None] = [None] * len(shapes)
+        if gradient is not None:
+            parts = link.transform.adjoint(np.asarray(gradient), *shapes)
+        for place, (name, part) in enumerate(zip(link.sources, parts, strict=True)):
+            self._waiting[name] -= 1
+            if not self._waiting[name] and name not in self._pieces:
+                yield name, [((port,), part)]
+                continue
+            self._pieces.setdefault(name, []).append(_Piece(link, place, part))
+            if not self._waiting[name]:
+                yield name, self._joined(name)
+
+    def rest(self) -> Iterator[tuple[str, Entries]]:
+        """What is left when no more gradients come."""
+        for name in list(self._pieces):
+            yield name, self._joined(name)
+
+    def _joined(self, name: str) -> Entries:
+        places = {port: place for place, port in enumerate(self._links)}
+        found = sorted(self._pieces.pop(name), key=lambda piece: places[piece.link.port])
+        return _join(found, name, self._shapes)
+
+
 @dataclass(frozen=True)
 class _Piece:
     """What one link says about the gradient of one of its sources."""
@@ -185,11 +245,9 @@ class _Piece:
         return covered
 
 
-def _join(
-    pieces: list[_Piece], name: str, shapes: MappingLike[str, tuple[int, ...]]
-) -> list[tuple[tuple[str, ...], Array | None]]:
+def _join(pieces: list[_Piece], name: str, shapes: MappingLike[str, tuple[int, ...]]) -> Entries:
     """Entries of one source: whole pieces apart, disjoint partial ones put together."""
-    entries: list[tuple[tuple[str, ...], Array | None]] = []
+    entries: Entries = []
     partial: list[tuple[list[str], Array, Array | None]] = []
     for piece in pieces:
         if len(pieces) == 1 or not piece.may_be_partial:

@@ -45,19 +45,32 @@ def randomise(
     Returns:
         By name, in the dtypes of `current`; every parameter is there.
     """
-    roles = {slot.name: slot for unit in units(parameters, framework) for slot in unit.slots}
-    values = {}
-    for place, parameter in enumerate(parameters):
-        value = np.asarray(current[parameter.name])
-        slot = roles[parameter.name]
-        if not parameter.trainable and role_of(parameter, slot.role) not in STATISTICS:
-            values[parameter.name] = value
-            continue
-        rng = np.random.default_rng([seed, place])
+    draws = Randomiser(parameters, framework=framework)
+    return {p.name: draws.draw(p.name, current[p.name], seed) for p in parameters}
+
+
+class Randomiser:
+    """Draws the values that `randomise` gives, one parameter at a time.
+
+    Args:
+        parameters: of the side; tied ones are listed once.
+        framework: import name, for the layout of kernels.
+    """
+
+    def __init__(self, parameters: Sequence[Parameter], *, framework: str = "") -> None:
+        self._parameters = {p.name: (place, p) for place, p in enumerate(parameters)}
+        self._slots = {s.name: s for unit in units(parameters, framework) for s in unit.slots}
+
+    def draw(self, name: str, current: Array, seed: int) -> Array:
+        """Random values of one parameter, in the dtype of its current ones."""
+        place, parameter = self._parameters[name]
+        slot, value = self._slots[name], np.asarray(current)
         role = role_of(parameter, slot.role)
+        if not parameter.trainable and role not in STATISTICS:
+            return value
+        rng = np.random.default_rng([seed, place])
         drawn = draw(role, parameter, fan_in(slot.form, slot.shape, slot.certain), value, rng)
-        values[parameter.name] = drawn.astype(np.float32).astype(value.dtype)
-    return values
+        return drawn.astype(np.float32).astype(value.dtype)
 
 
 def role_of(parameter: Parameter, role: str) -> str:
