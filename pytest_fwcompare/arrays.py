@@ -6,25 +6,39 @@ can be made again is not kept, and what must wait for its counterpart waits in a
 
 from __future__ import annotations
 
+import ctypes
 import math
+import os
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pytest_fwcompare.backends.base import Array
+from pytest_fwcompare.judge.distances import finite_maximum
 
 LARGE = 20_000_000
 """Parameters from which on a side's weights and gradients are not all held at once."""
 
 SMALL = 8_192
-"""Values of an array that is not worth a place in a file."""
+"""Values of an array from which on it is worth a place in a file."""
 
 
 def is_large(shapes: Iterable[tuple[int, ...]]) -> bool:
     """Whether so many parameters are too many to be held in float64 several times."""
     return sum(math.prod(shape) for shape in shapes) > LARGE
+
+
+def give_back() -> None:
+    """Give memory that was freed back to the system, where the C library would keep it.
+
+    glibc keeps what is smaller than 32 MB for later, and weights of many sizes leave holes in it.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
 
 
 class Lazy(Mapping[str, Array]):
@@ -68,15 +82,26 @@ class _Place(NamedTuple):
 
 
 class Shelf(MutableMapping[str, Array]):
-    """Arrays kept in a temporary file, which is gone with the shelf; small ones in memory."""
+    """Arrays kept in a temporary file, which is gone with the shelf; small ones in memory.
 
-    def __init__(self) -> None:
+    Args:
+        smallest: values of an array from which on it goes into the file.
+
+    Attributes:
+        largest: largest finite magnitude that was put here.
+    """
+
+    def __init__(self, smallest: int | None = None) -> None:
+        self.largest = 0.0
+        self._smallest = SMALL if smallest is None else smallest
         self._file = tempfile.TemporaryFile(prefix="fwcompare-")  # noqa: SIM115
+        weakref.finalize(self, self._file.close)
         self._found: dict[str, Array | _Place] = {}
         self._end = 0
 
     def __setitem__(self, name: str, value: Array) -> None:
-        if value.size <= SMALL:
+        self.largest = max(self.largest, finite_maximum(value))
+        if value.size < self._smallest:
             self._found[name] = np.array(value)
             return
         self._file.seek(self._end)

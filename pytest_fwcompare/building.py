@@ -11,7 +11,7 @@ from pytest_fwcompare.backends.base import Array, Placement, Side
 from pytest_fwcompare.backends.registry import require
 from pytest_fwcompare.devices import device_of
 from pytest_fwcompare.errors import ModelError, UsageError
-from pytest_fwcompare.judge.distances import representable
+from pytest_fwcompare.judge.distances import parts, representable
 from pytest_fwcompare.networks.graph import Network
 from pytest_fwcompare.networks.random import random_parameters
 
@@ -97,11 +97,17 @@ def check_held(role: str, held: Mapping[str, Array], written: Mapping[str, Array
         ModelError: stage "copy", naming the parameter.
     """
     for name, value in written.items():
-        expected = np.asarray(value).astype(held[name].dtype)
-        if not np.array_equal(held[name], expected, equal_nan=expected.dtype.kind == "f"):
+        value, found = np.asarray(value), held[name]
+        if not all(_equal(*pair) for _, pair in parts(found, value)):
             raise ModelError(
                 role,
                 "copy",
-                f"parameter {name!r} of shape {expected.shape} does not hold the values that were "
+                f"parameter {name!r} of shape {value.shape} does not hold the values that were "
                 f"written to it",
             )
+
+
+def _equal(held: Array, written: Array) -> bool:
+    """Whether values are the same in the dtype in which they are held."""
+    expected = written.astype(held.dtype)
+    return np.array_equal(held, expected, equal_nan=expected.dtype.kind == "f")

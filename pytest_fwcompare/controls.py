@@ -8,7 +8,7 @@ import numpy as np
 
 from pytest_fwcompare.backends.base import Array
 from pytest_fwcompare.inputs.examples import Example
-from pytest_fwcompare.judge.distances import finite_maximum, representable, unit_roundoff
+from pytest_fwcompare.judge.distances import finite_maximum, unit_roundoff
 from pytest_fwcompare.judge.verdict import Observed, assess
 from pytest_fwcompare.pair import Pair
 from pytest_fwcompare.points import Point, Run
@@ -56,22 +56,27 @@ def disturb(pair: Pair, example: Example) -> Controls:
 def _control(
     pair: Pair, point: Point, still: Run, values: Mapping[str, Array], name: str
 ) -> Control:
-    rng = np.random.default_rng(len(name))
-    value = values[name]
-    scale = finite_maximum(value) or 1.0
-    changed = value + RELATIVE * scale * rng.uniform(-1, 1, value.shape)
     # All others are loaded, as the port ran undisturbed before.
-    pair.port.side.load({name: representable(changed, "float32")}, "double")
+    pair.port.side.load({name: _disturbed(values[name], len(name))}, "double")
     pair.mark_loaded("port", "double", object())
     other = Point(point.inputs, None, object(), point.rng_seed, point.cotangents)
     disturbed = pair.run("port", other, "double", backward=False)
-    pair.port.side.load({name: value}, "double")
+    pair.port.side.load({name: values[name]}, "double")
     ratio, noticed = 0.0, False
     for item in rows_of(still, disturbed, pair.dtype):
         judged = assess(item, pair.dtype)
         ratio = max(ratio, judged.semantic_ratio)
         noticed = noticed or judged.verdict in ("semantic", "nonfinite")
     return Control(name, RELATIVE, noticed, ratio)
+
+
+def _disturbed(value: Array, seed: int) -> Array:
+    """The value moved at random by up to `RELATIVE` of its scale, exact in float32."""
+    size = RELATIVE * (finite_maximum(value) or 1.0)
+    changed = np.asarray(np.random.default_rng(seed).uniform(-size, size, value.shape))
+    changed += value
+    np.copyto(changed, changed.astype(np.float32))
+    return changed
 
 
 def rows_of(still: Run, disturbed: Run, dtype: str) -> list[Observed]:

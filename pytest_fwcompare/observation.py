@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
+from pytest_fwcompare.arrays import Shelf
 from pytest_fwcompare.backends.base import Array
 from pytest_fwcompare.judge.distances import finite_maximum
+from pytest_fwcompare.judge.measures import largest_of
 from pytest_fwcompare.judge.verdict import Observed
 from pytest_fwcompare.points import Point, Run
 
@@ -31,8 +31,7 @@ def rows(
         jitters: by "kind:name"; None where none was drawn.
         origin: what the gradients began with, see `origin_of`.
     """
-    gradients = [*reference64.inputs.values(), *reference64.parameters.values()]
-    peak = max((finite_maximum(value) for value in gradients), default=0.0)
+    peak = max(largest_of(reference64.inputs.values()), peak_of(reference64.parameters))
     groups: tuple[tuple[str, Any, float], ...] = (
         ("output", lambda run: run.outputs, 0.0),
         ("input gradient", lambda run: run.inputs, peak),
@@ -77,10 +76,8 @@ def origin_of(point: Point) -> float:
     return cotangents * max([1.0, *(finite_maximum(value) for value in floats)])
 
 
-def undecided(item: Observed) -> bool:
-    """Gap near or above what one draw of the jitter allows."""
-    if item.reference64.dtype.kind != "f" or item.reference64.shape != item.port64.shape:
-        return False
-    with np.errstate(invalid="ignore"):
-        gap = finite_maximum(item.reference64 - item.port64)
-    return item.jitter is not None and gap > item.jitter > 0
+def peak_of(gradients: Mapping[str, Array]) -> float:
+    """Largest finite magnitude among all gradients of parameters of one run."""
+    if isinstance(gradients, Shelf):
+        return gradients.largest
+    return largest_of(gradients.values())

@@ -6,14 +6,15 @@ could change a verdict: it only ever excuses.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 import numpy as np
 
 from pytest_fwcompare.backends.base import Precision
-from pytest_fwcompare.judge.distances import finite_maximum
-from pytest_fwcompare.judge.verdict import Assessment, Observed, assess
-from pytest_fwcompare.observation import origin_of, parallel, rows, undecided
+from pytest_fwcompare.judge.distances import difference, finite_maximum
+from pytest_fwcompare.judge.verdict import Assessment, Observed, assess_all
+from pytest_fwcompare.observation import origin_of, parallel, rows
 from pytest_fwcompare.points import Point, Run
 
 
@@ -52,30 +53,47 @@ class Observer:
         self.pair, self.draws = pair, draws
         self._jittered: set[bool] = set()
 
-    def observe(
-        self, point: Point, training: bool
-    ) -> tuple[list[Observed], tuple[Assessment, ...]]:
-        """What was observed at a point, and what the judge says of it."""
+    def observe(self, point: Point, training: bool) -> list[Observed]:
+        """What was observed at a point."""
+        observed: list[Observed] = []
+        self._look(point, training, observed)
+        return observed
+
+    def judged(self, point: Point, training: bool) -> tuple[Assessment, ...]:
+        """What the judge says of what is observed at a point, of one tensor after the other."""
+        return self._look(point, training, None)
+
+    def _look(
+        self, point: Point, training: bool, kept: list[Observed] | None
+    ) -> tuple[Assessment, ...]:
+        """Run both sides and judge; what was observed is kept in `kept`, if that is a list."""
         pair = self.pair
         reference64 = pair.run("reference", point, "double", training=training)
         pair.expect(reference64)
         port64 = pair.run("port", point, "double", training=training)
         reference = pair.run("reference", point, "working", training=training)
         port = pair.run("port", point, "working", training=training)
-        runs, origin = (reference64, port64, reference, port), origin_of(point)
+        origin = origin_of(point)
+
+        def judge(jitters: dict[str, float] | None) -> tuple[Assessment, ...]:
+            observed: Iterable[Observed] = rows(
+                reference64, port64, reference, port, jitters, origin
+            )
+            if kept is not None:
+                kept[:] = observed
+                observed = kept
+            return assess_all(observed, pair.dtype)
+
         if training in self._jittered:
-            observed = list(rows(*runs, None, origin))
-            found = tuple(assess(item, pair.dtype) for item in observed)
+            found = judge(None)
             if all(item.settled for item in found):
-                return observed, found
+                return found
         self._jittered.add(training)
-        jitters = self.jitter(point, reference64, self.draws, training)
-        observed = list(rows(*runs, jitters, origin))
-        if self.draws < 3 and any(undecided(item) for item in observed):
+        found = judge(self.jitter(point, reference64, self.draws, training))
+        if self.draws < 3 and any(item.gap > item.jitter > 0 for item in found):
             # Another few draws where one might have been lucky.
-            jitters = self.jitter(point, reference64, 3, training)
-            observed = list(rows(*runs, jitters, origin))
-        return observed, tuple(assess(item, pair.dtype) for item in observed)
+            found = judge(self.jitter(point, reference64, 3, training))
+        return found
 
     def jitter(self, point: Point, still: Run, draws: int, training: bool) -> dict[str, float]:
         """How far every tensor of the reference's shadow moves with inputs and weights.
@@ -91,9 +109,7 @@ class Observer:
             shaken = self.pair.shaken(point, draw)
             run = self.pair.run("reference", shaken, "double", training=training)
             for name, value, other in parallel(still, run):
-                with np.errstate(invalid="ignore"):
-                    spread = finite_maximum(np.asarray(value, float) - np.asarray(other, float))
-                largest[name] = max(largest.get(name, 0.0), spread)
+                largest[name] = max(largest.get(name, 0.0), difference(value, other).size)
         return largest
 
 

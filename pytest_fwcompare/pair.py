@@ -154,8 +154,21 @@ class Pair:
         backward: bool | None,
     ) -> Run:
         self.supply.load(role, point.weights, point.key, precision)
-        opened = self.opened(role)
         backward = self.backward if backward is None else backward
+        made = self._pass(role, point, precision, training, record, backward)
+        self.supply.tidy()
+        return made
+
+    def _pass(
+        self,
+        role: str,
+        point: Point,
+        precision: Precision,
+        training: bool,
+        record: bool,
+        backward: bool,
+    ) -> Run:
+        opened = self.opened(role)
         passed = opened.side.forward(
             self.arguments(role, point.inputs),
             precision=precision,
@@ -230,11 +243,11 @@ class Pair:
             ModelError: a side failed.
             StructureError: the sides do not give the same tensors.
         """
-        return self._observer.observe(point, training)[0]
+        return self._observer.observe(point, training)
 
     def judged(self, point: Point, *, training: bool = False) -> tuple[Assessment, ...]:
         """What the judge says of `observe` at a point; raises what that raises."""
-        return self._observer.observe(point, training)[1]
+        return self._observer.judged(point, training)
 
     def training_is_random(self, point: Point) -> bool:
         """Whether a side in training mode differs from itself (dropout)."""

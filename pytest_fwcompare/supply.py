@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pytest_fwcompare.arrays import Lazy, is_large
+from pytest_fwcompare.arrays import Lazy, give_back, is_large
 from pytest_fwcompare.backends.base import Array, Precision
 from pytest_fwcompare.building import check_held
 from pytest_fwcompare.inputs.examples import Example
@@ -184,9 +184,16 @@ class Supply:
 
     def _make_room(self, role: str, at: Precision) -> None:
         """One float64 shadow of a large network at a time."""
-        other = "port" if role == "reference" else "reference"
-        if at == "double" and self._loaded.pop((other, at), None) is not None:
+        if at == "double":
+            other = "port" if role == "reference" else "reference"
             (self.port if other == "port" else self.reference).side.release(at)
+            self._loaded.pop((other, at), None)
+        give_back()
+
+    def tidy(self) -> None:
+        """Leave no room to a pass of a large network that is over."""
+        if self.large:
+            give_back()
 
     def mark_loaded(self, role: str, at: Precision, key: object) -> None:
         """Say that somebody else loaded weights into a side."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pytest_fwcompare.formats import format_of
 
 Array = np.ndarray
+
+PART = 2**18
+"""Values that are looked at at once."""
 
 
 def unit_roundoff(dtype: str) -> float:
@@ -46,12 +50,34 @@ def finite_maximum(value: Array) -> float:
     """Largest finite magnitude, 0 for an empty or all non-finite array."""
     if value.size == 0:
         return 0.0
+    return max(_finite_maximum(part) for _, (part,) in parts(value))
+
+
+def _finite_maximum(value: Array) -> float:
+    """`finite_maximum` of an array that is not empty."""
     magnitude = np.abs(value.astype(np.float64, copy=False))
     largest = float(magnitude.max())
     if math.isfinite(largest):
         return largest
     finite = magnitude[np.isfinite(magnitude)]
     return float(finite.max()) if finite.size else 0.0
+
+
+def parts(*arrays: Array) -> Iterator[tuple[int, tuple[Array, ...]]]:
+    """Large arrays in parts along their first axis, each with where it starts.
+
+    What is computed of a part stays small, and near to the processor.
+
+    Args:
+        arrays: all of one shape, (rows, ...).
+    """
+    first = arrays[0]
+    if first.size <= PART or first.ndim == 0:
+        yield 0, arrays
+        return
+    rows = max(1, PART // max(1, first[0].size))
+    for start in range(0, len(first), rows):
+        yield start, tuple(array[start : start + rows] for array in arrays)
 
 
 def difference(expected: Array, obtained: Array) -> Difference:
@@ -65,6 +91,29 @@ def difference(expected: Array, obtained: Array) -> Difference:
         raise ValueError(f"shapes differ: {expected.shape} and {obtained.shape}")
     if expected.size == 0:
         return Difference(0.0, (), 0.0, 0.0, finite=True)
+    found = [
+        _moved(_difference(left, right), start)
+        for start, (left, right) in parts(expected, obtained)
+    ]
+    if len(found) == 1:
+        return found[0]
+    odd = sum(item.odd for item in found)
+    shown = max(found, key=lambda item: item.size)
+    if odd:
+        shown = next(item for item in found if item.odd)
+    largest = max(item.size for item in found)
+    return replace(shown, size=largest, odd=odd, finite=all(item.finite for item in found))
+
+
+def _moved(found: Difference, start: int) -> Difference:
+    """What was found in a part, by its place in the whole."""
+    if not start:
+        return found
+    return replace(found, index=(found.index[0] + start, *found.index[1:]))
+
+
+def _difference(expected: Array, obtained: Array) -> Difference:
+    """`difference` of arrays that are not empty."""
     left = expected.astype(np.float64, copy=False)
     right = obtained.astype(np.float64, copy=False)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -105,17 +154,23 @@ def distance(expected: Array, obtained: Array) -> float:
     """
     if expected.size == 0:
         return 0.0
-    left = expected.astype(np.float64, copy=False)
-    right = obtained.astype(np.float64, copy=False)
-    with np.errstate(invalid="ignore", over="ignore"):
-        apart = left - right
-    return float(np.maximum(apart.max(), -apart.min()))
+    largest = []
+    for _, (left, right) in parts(expected, obtained):
+        with np.errstate(invalid="ignore", over="ignore"):
+            apart = np.subtract(left, right, dtype=np.float64, casting="unsafe")
+        largest.append(float(np.maximum(apart.max(), -apart.min())))
+    return float(np.max(largest))
 
 
 def same_nonfinite(expected: Array, obtained: Array) -> bool:
     """True if NaN and infinities stand in the same places (infinities of the same sign)."""
     if expected.dtype.kind not in "fc" and obtained.dtype.kind not in "fc":
         return True
+    return all(_same_nonfinite(*pair) for _, pair in parts(expected, obtained))
+
+
+def _same_nonfinite(expected: Array, obtained: Array) -> bool:
+    """`same_nonfinite` of float arrays."""
     left = expected.astype(np.float64, copy=False)
     right = obtained.astype(np.float64, copy=False)
     left_odd, right_odd = ~np.isfinite(left), ~np.isfinite(right)

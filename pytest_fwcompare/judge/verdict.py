@@ -9,6 +9,7 @@ any backward-stable program may lose here (Higham, Accuracy and Stability, secti
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,11 +20,10 @@ from pytest_fwcompare.judge.distances import (
     Array,
     Difference,
     difference,
-    distance,
     finite_maximum,
-    same_nonfinite,
     unit_roundoff,
 )
+from pytest_fwcompare.judge.measures import Measured, is_exact, is_small, measure, measure_together
 from pytest_fwcompare.records import TensorRow, Verdict
 
 SEMANTIC_FACTOR = 4.0
@@ -145,22 +145,37 @@ def assess(observed: Observed, dtype: str = "float32") -> Assessment:
         observed: the four runs, all of one shape.
         dtype: working dtype.
     """
-    if observed.reference64.dtype.kind in "iub" or observed.port64.dtype.kind in "iub":
+    if is_exact(observed):
         return _assess_exact(observed)
+    return _judge(observed, measure(observed), dtype)
+
+
+def assess_all(observed: Iterable[Observed], dtype: str = "float32") -> tuple[Assessment, ...]:
+    """Judge all tensors of one example, small ones together.
+
+    Args:
+        observed: the tensors; a large one is let go before the next is asked for.
+        dtype: working dtype.
+    """
+    found: list[Assessment | None] = []
+    small: list[tuple[int, Observed]] = []
+    for place, item in enumerate(observed):
+        if is_small(item):
+            small.append((place, item))
+            found.append(None)
+        else:
+            found.append(assess(item, dtype))
+    if small:
+        measures = measure_together([item for _, item in small])
+        for (place, item), measured in zip(small, measures, strict=True):
+            found[place] = _judge(item, measured, dtype)
+    return tuple(item for item in found if item is not None)
+
+
+def _judge(observed: Observed, measured: Measured, dtype: str) -> Assessment:
+    """The rule."""
     unit = unit_roundoff(dtype)
-    gap = difference(observed.reference64, observed.port64)
-    ours = distance(observed.reference64, observed.reference)
-    theirs = distance(observed.port64, observed.port)
-    working = distance(observed.reference, observed.port)
-    nonfinite64 = nonfinite = False
-    if not (gap.finite and math.isfinite(ours + theirs)):
-        nonfinite64 = not same_nonfinite(observed.reference64, observed.port64)
-        nonfinite = not same_nonfinite(observed.reference, observed.port)
-        ours = difference(observed.reference64, observed.reference).size
-        theirs = difference(observed.port64, observed.port).size
-    if not math.isfinite(working):
-        working = difference(observed.reference, observed.port).size
-    scale = finite_maximum(observed.reference64) or finite_maximum(observed.port64) or 1.0
+    gap, ours, theirs, working, scale, nonfinite64, nonfinite = measured
     # Cancelled terms leave rounding of the size of what cancelled, whatever is left of them.
     floor = max(scale, observed.peak)
     # Where every gradient is below the rounding of what the pass began with, as when all units are

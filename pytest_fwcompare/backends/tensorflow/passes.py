@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +36,14 @@ class WorkingPass(Pass):
 
     def backward(self, cotangents: Mapping[str, Array]) -> Gradients:
         """By the tape of the pass."""
+        held: dict[str, Array | None] = {}
+        inputs = self.backward_each(cotangents, held.__setitem__)
+        return Gradients(inputs, held)
+
+    def backward_each(
+        self, cotangents: Mapping[str, Array], take: Callable[[str, Array | None], None]
+    ) -> Mapping[str, Array | None]:
+        """The tape gives all gradients at once; each is let go when it was handed over."""
         side = self.side
         with side.explained("backward"), side.placed():
             chosen = [name for name in self.outputs if name in cotangents]
@@ -47,16 +55,22 @@ class WorkingPass(Pass):
                 [*self.inputs.values(), *self.trainable.values()],
                 given,
             )
-            arrays = [None if g is None else to_numpy(tf.convert_to_tensor(g)) for g in found]
-        self.tape = None
-        count = len(self.inputs)
-        return Gradients(
-            {
-                name: np.zeros(tensor.shape, to_numpy(tensor).dtype) if value is None else value
-                for (name, tensor), value in zip(self.inputs.items(), arrays[:count], strict=True)
-            },
-            dict(zip(self.trainable, arrays[count:], strict=True)),
-        )
+            self.tape = None
+            found.reverse()
+            inputs = {name: self._input_gradient(found.pop(), name) for name in self.inputs}
+        for name in self.trainable:
+            gradient = found.pop()
+            with side.explained("backward"), tf.device(side.device):
+                value = None if gradient is None else to_numpy(tf.convert_to_tensor(gradient))
+            del gradient
+            take(name, value)
+        return inputs
+
+    def _input_gradient(self, gradient: Any, name: str) -> Array:
+        tensor = self.inputs[name]
+        if gradient is None:
+            return np.zeros(tensor.shape, to_numpy(tensor).dtype)
+        return to_numpy(tf.convert_to_tensor(gradient))
 
     def buffers(self) -> dict[str, Array]:
         """What a training pass left in the buffers."""
@@ -87,8 +101,7 @@ class DoublePass(Pass):
 
     def backward(self, cotangents: Mapping[str, Array]) -> Gradients:
         """By the backward half of the shadow."""
-        if not self.gradients:
-            raise ModelError(self.side.role, "backward", "the pass was made without gradients")
+        self._check_gradients()
         with self.side.explained("backward"):
             values, self.kept_gradients = self.shadow.backward(
                 self.found, self.outputs, cotangents
@@ -106,6 +119,33 @@ class DoublePass(Pass):
                 if o.parameter.trainable
             },
         )
+
+    def backward_each(
+        self, cotangents: Mapping[str, Array], take: Callable[[str, Array | None], None]
+    ) -> Mapping[str, Array | None]:
+        """By the backward half of the shadow; each gradient is let go when it was handed over."""
+        self._check_gradients()
+        missing = {o.parameter.name: None for o in self.side.entries() if o.parameter.trainable}
+        inputs: dict[str, Array | None] = {
+            a.name: np.zeros(np.shape(a.value))
+            for a in self.arguments
+            if np.asarray(a.value).dtype.kind == "f"
+        }
+        with self.side.explained("backward"):
+            given = self.shadow.backward_each(self.found, self.outputs, cotangents)
+        for (kind, name), value in given:
+            if kind == "input":
+                inputs[name] = value
+            elif name in missing:
+                missing.pop(name)
+                take(name, value)
+        for name in missing:
+            take(name, None)
+        return inputs
+
+    def _check_gradients(self) -> None:
+        if not self.gradients:
+            raise ModelError(self.side.role, "backward", "the pass was made without gradients")
 
     def buffers(self) -> dict[str, Array]:
         """What a training pass left in the buffers."""

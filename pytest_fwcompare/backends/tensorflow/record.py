@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,6 +101,30 @@ class RecordingShadow(Shadow):
         self, found: Mapping[str, Any], outputs: Mapping[str, Array], cotangents: Mapping[str, Any]
     ) -> tuple[dict[tuple[str, str], Array], dict[int, Array]]:
         """Gradients by ("input" or "parameter", name), and of the kept tensors by place."""
+        results = self._take_back(found, outputs, cotangents)
+        arrays = {key: results[name].numpy() for key, name in self.gradient_names.items()}
+        kept = {key: results[name].numpy() for key, name in self.kept_gradient_names.items()}
+        return arrays, kept
+
+    def backward_each(
+        self, found: Mapping[str, Any], outputs: Mapping[str, Array], cotangents: Mapping[str, Any]
+    ) -> Iterator[tuple[tuple[str, str], Array]]:
+        """Gradients as `backward` gives them, each let go before the next is asked for."""
+        return self._handed_over(self._take_back(found, outputs, cotangents))
+
+    def _handed_over(self, results: dict[str, Any]) -> Iterator[tuple[tuple[str, str], Array]]:
+        wanted: dict[str, list[tuple[str, str]]] = {}
+        for key, name in self.gradient_names.items():
+            wanted.setdefault(name, []).append(key)
+        for name, keys in wanted.items():
+            value = results.pop(name).numpy()
+            for key in keys:
+                yield key, value
+
+    def _take_back(
+        self, found: Mapping[str, Any], outputs: Mapping[str, Array], cotangents: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Run the backward half: tensors by name."""
         crossing = {name: found[name] for name in self.crossing()}
         given = {
             f"{place}:0": tf.constant(
@@ -110,10 +134,7 @@ class RecordingShadow(Shadow):
             for name, place in self.trace.float_outputs.items()
         }
         piece = self.backward_piece(crossing, given)
-        results = piece({**crossing, **given})
-        arrays = {key: results[name].numpy() for key, name in self.gradient_names.items()}
-        kept = {key: results[name].numpy() for key, name in self.kept_gradient_names.items()}
-        return arrays, kept
+        return piece({**crossing, **given})
 
     def _keep_names(self) -> dict[str, int | None]:
         """Tensors to record in order of execution, with their place in `Trace.kept`.

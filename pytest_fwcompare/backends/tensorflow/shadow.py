@@ -200,6 +200,7 @@ class Shadow:
         )
         self.assigns = any(is_assignment(node) for node in self._all_nodes())
         self._pieces: dict[Any, Piece] = {}
+        self._crossing: list[str] | None = None
         from tensorflow.python.eager import context
 
         # A function that is called by name inside an imported graph is looked up here, and the
@@ -348,7 +349,12 @@ class Shadow:
         return unique([*self.gradient_names.values(), *self.kept_gradient_names.values()])
 
     def crossing(self) -> list[str]:
-        """Tensors of the forward part that the backward part reads."""
+        """Tensors of the forward part that the backward part reads; looked for once."""
+        if self._crossing is None:
+            self._crossing = self._find_crossing()
+        return self._crossing
+
+    def _find_crossing(self) -> list[str]:
         fixed = {f"{name}:0" for name in self.captured}
         wanted = {name.partition(":")[0] for name in self.backward_fetches()}
         needed = ancestors(self.nodes, wanted, set(), self.late)

@@ -80,6 +80,7 @@ class TensorFlowSide(Side):
         self.rounded_constants: list[str] = []
         self._owned: list[Owned] | None = None
         self._doubles: dict[tuple[Precision, int], Twin] = {}
+        self._filled: set[tuple[Precision, str]] = set()
         self._shadows: dict[Any, RecordingShadow] = {}
         self._functions: dict[Any, Any] = {}
         self._random = random_state()
@@ -203,6 +204,21 @@ class TensorFlowSide(Side):
         """Current values of the model's own variables."""
         return {owned.parameter.name: to_numpy(owned.variable) for owned in self.entries()}
 
+    def value(self, name: str) -> Array:
+        """Current value of one of the model's own variables."""
+        return to_numpy(self._entry(name).variable)
+
+    def original(self, name: str) -> Array | None:
+        """What a variable held when it was first seen, which is kept to be put back."""
+        variable = self._entry(name).variable
+        kept = self._kept.get(id(variable))
+        if kept is None or kept[1].dtype != self.dtype.as_numpy_dtype:
+            return None
+        return kept[1]
+
+    def _entry(self, name: str) -> Owned:
+        return next(owned for owned in self.entries() if owned.parameter.name == name)
+
     def load(self, values: Mapping[str, Array], precision: Precision) -> None:
         """Set variables of the model, or of its shadow."""
         owned = {entry.parameter.name: entry.variable for entry in self.entries()}
@@ -212,7 +228,23 @@ class TensorFlowSide(Side):
                 owned[name].assign(tf.cast(tf.constant(value), owned[name].dtype))
             return
         for name, value in values.items():
-            self._double(owned[name], precision).variable.assign(np.asarray(value, np.float64))
+            twin = self._double(owned[name], precision).variable
+            wide = tf.constant(value, tf.float64)
+            if wide.shape == twin.shape:
+                # What `assign` does, but for a look at the shape of the value before.
+                tf.raw_ops.AssignVariableOp(resource=twin.handle, value=wide)
+            else:
+                twin.assign(wide)
+            self._filled.add((precision, name))
+
+    def release(self, precision: Precision) -> None:
+        """Let go of the values that were loaded into the shadow; its variables stay, empty."""
+        owned = {entry.parameter.name: entry.variable for entry in self.entries()}
+        empty = tf.zeros([0], tf.float64)
+        for name in [name for at, name in self._filled if at == precision]:
+            twin = self._double(owned[name], precision).variable
+            tf.raw_ops.AssignVariableOp(resource=twin.handle, value=empty)
+            self._filled.remove((precision, name))
 
     def _double(self, variable: Any, precision: Precision = "double") -> Twin:
         """The stand-in of a variable in the shadow, which starts with the model's value."""

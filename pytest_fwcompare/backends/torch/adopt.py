@@ -22,7 +22,7 @@ from pytest_fwcompare.backends.base import (
 )
 from pytest_fwcompare.backends.exhausted import failed
 from pytest_fwcompare.backends.torch.dropout import SharedDropout
-from pytest_fwcompare.backends.torch.exposed import gradients
+from pytest_fwcompare.backends.torch.exposed import gradients, one_by_one
 from pytest_fwcompare.backends.torch.flatten import flatten
 from pytest_fwcompare.backends.torch.modes import runner, running
 from pytest_fwcompare.backends.torch.precision import arithmetic, cast
@@ -79,6 +79,9 @@ class TorchSide(Side):
         # Scripts and compiled code call no function that could be replaced.
         scripted = any(isinstance(m, torch.jit.ScriptModule) for m in self.model.modules())
         self.shares_dropout = mode == "eager" and not scripted
+        # The user's own module keeps what it came with, unless it is the one that is run.
+        self._given = None if own else plain
+        self._originals: dict[str, Slot] = {}
         self._double: torch.nn.Module | None = None
         self._names: dict[int, str] = {}
         self._lifted: dict[int, tuple[Any, int, Any]] = {}
@@ -90,6 +93,23 @@ class TorchSide(Side):
     def read(self) -> dict[str, Array]:
         return {name: to_numpy(slot.tensor) for name, slot in self.slots("working").items()}
 
+    def value(self, name: str) -> Array:
+        return to_numpy(self.slots("working")[name].tensor)
+
+    def original(self, name: str) -> Array | None:
+        if self._given is None:
+            return None
+        self._originals = self._originals or slots(self._given)
+        values = self._originals[name].tensor.detach().to(self.dtype)
+        return to_numpy(values, copy=False)
+
+    def release(self, precision: Precision) -> None:
+        if precision == "double":
+            self._double = None
+            self._slots.pop(precision, None)
+            self._names.clear()
+            self._lifted.clear()
+
     def load(self, values: Mapping[str, Array], precision: Precision) -> None:
         known = self.slots(precision)
         if unknown := [name for name in values if name not in known]:
@@ -97,19 +117,20 @@ class TorchSide(Side):
                 f"{self.role}: no parameter {', '.join(map(repr, unknown))} in the torch model; "
                 f"its parameters are {', '.join(known)}"
             )
-        on_cpu = self.device.type == "cpu"
         with torch.no_grad():
-            for name, value in values.items():
+            for name in values:
                 target, shape = known[name].tensor, known[name].parameter.shape
-                array = np.asarray(value, order="C")  # ascontiguousarray makes a scalar (1,)
+                if self.device.type == "cpu":
+                    # Other memory, not other values: records of earlier passes share the old one.
+                    target.data = target.data.new_empty(0)
+                array = np.asarray(values[name], order="C")  # ascontiguousarray: a scalar is (1,)
                 if array.shape != shape:
                     raise UsageError(
                         f"{self.role}: parameter {name!r} has shape {shape}, got values of shape "
                         f"{array.shape}"
                     )
                 fresh = torch.from_numpy(array).to(self.device, target.dtype, copy=True)
-                if on_cpu:
-                    # Other memory, not other values: records of earlier passes share the old one.
+                if self.device.type == "cpu":
                     target.data = fresh
                 else:
                     target.copy_(fresh)
@@ -147,10 +168,10 @@ class TorchSide(Side):
             self.runner, self.mode = before
 
     def close(self) -> None:
-        self._double = None
-        self._names.clear()
-        self._lifted.clear()
+        self.release("double")
         self._slots.clear()
+        self._given = None
+        self._originals.clear()
 
     def twin(self, precision: Precision) -> torch.nn.Module:
         """The module that runs in that precision; the double one is made when first asked for."""
@@ -235,6 +256,34 @@ class TorchPass(Pass):
         self._report()
 
     def backward(self, cotangents: Mapping[str, Array]) -> Gradients:
+        held = self._trained()
+        found = self._take_back(cotangents, list(held.values()))
+        inputs = self._input_gradients(found)
+        parameters = (None if g is None else to_numpy(g, copy=False) for g in found[len(inputs) :])
+        return Gradients(inputs, dict(zip(held, parameters, strict=True)))
+
+    def backward_each(
+        self, cotangents: Mapping[str, Array], take: Callable[[str, Array | None], None]
+    ) -> Mapping[str, Array | None]:
+        """As torch makes them: each gradient is let go before the next one is there."""
+        held = self._trained()
+        with one_by_one(held, lambda name, g: take(name, to_numpy(g, copy=False))) as missing:
+            found = self._take_back(cotangents, [], list(held.values()))
+        for name in missing:
+            take(name, None)
+        return self._input_gradients(found)
+
+    def _trained(self) -> dict[str, torch.Tensor]:
+        slots = self._side.slots(self._precision)
+        return {name: slot.tensor for name, slot in slots.items() if slot.parameter.trainable}
+
+    def _take_back(
+        self,
+        cotangents: Mapping[str, Array],
+        wanted: list[torch.Tensor],
+        hooked: Sequence[torch.Tensor] = (),
+    ) -> Sequence[torch.Tensor | None]:
+        """Gradients of the inputs and of the tensors wanted; those hooked see theirs pass by."""
         self._check_backward(cotangents)
         self._taken_back = True
         outputs = {
@@ -242,28 +291,28 @@ class TorchPass(Pass):
             for name, tensor in self._outputs.items()
             if name in cotangents and tensor.requires_grad
         }
-        inputs = {n: t for n, t in self._inputs.items() if t.is_floating_point()}
-        slots = self._side.slots(self._precision)
-        held = {name: slot.tensor for name, slot in slots.items() if slot.parameter.trainable}
-        wanted = [*inputs.values(), *held.values()]
-        found: Sequence[torch.Tensor | None] = [None] * len(wanted)
-        if outputs and wanted:
-            with self._running("backward"):
-                found = gradients(
-                    list(outputs.values()),
-                    wanted,
-                    [self._cotangent(cotangents[n], t) for n, t in outputs.items()],
-                    allow_unused=True,
-                )
-        arrays = [None if gradient is None else to_numpy(gradient) for gradient in found]
-        zeros = (np.zeros(tuple(t.shape), self._dtype(t)) for t in inputs.values())
-        return Gradients(
-            inputs={
-                name: zero if array is None else array
-                for name, array, zero in zip(inputs, arrays, zeros, strict=False)
-            },
-            parameters=dict(zip(held, arrays[len(inputs) :], strict=True)),
-        )
+        wanted = [*self._float_inputs().values(), *wanted]
+        if not outputs or not (wanted or hooked):
+            return [None] * len(wanted)
+        with self._running("backward"):
+            return gradients(
+                list(outputs.values()),
+                wanted,
+                [self._cotangent(cotangents[n], t) for n, t in outputs.items()],
+                hooked,
+            )
+
+    def _float_inputs(self) -> dict[str, torch.Tensor]:
+        return {n: t for n, t in self._inputs.items() if t.is_floating_point()}
+
+    def _input_gradients(self, found: Sequence[torch.Tensor | None]) -> dict[str, Array | None]:
+        """By input name; zeros where nothing depends on it."""
+        return {
+            name: np.zeros(tuple(tensor.shape), self._dtype(tensor))
+            if gradient is None
+            else to_numpy(gradient, copy=False)
+            for (name, tensor), gradient in zip(self._float_inputs().items(), found, strict=False)
+        }
 
     def buffers(self) -> dict[str, Array]:
         return self._buffers

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from types import FunctionType
 from typing import Any
@@ -29,14 +30,64 @@ def opened(function: Callable[..., Any]) -> Callable[..., Any]:
     return opened
 
 
-def gradients(*arguments: Any, **options: Any) -> tuple[torch.Tensor | None, ...]:
-    """`torch.autograd.grad` under a mode that stays on.
+def gradients(
+    outputs: Sequence[torch.Tensor],
+    wanted: Sequence[torch.Tensor],
+    cotangents: Sequence[torch.Tensor],
+    hooked: Sequence[torch.Tensor] = (),
+) -> Sequence[torch.Tensor | None]:
+    """A backward pass under a mode that stays on.
 
-    A backward pass runs Python code, too: of custom functions, and of checkpoints, which run
-    their part of the model again.
+    It runs Python code, too: of custom functions, and of checkpoints, which run their part of the
+    model again.
+
+    Args:
+        outputs: where it begins.
+        wanted: tensors whose gradients are returned, None where nothing depends on one.
+        cotangents: of the outputs.
+        hooked: leaves whose gradients are taken by their hooks, see `one_by_one`.
     """
-    found: tuple[torch.Tensor | None, ...] = opened(torch.autograd.grad)(*arguments, **options)
-    return found
+    if not hooked:
+        found: Sequence[torch.Tensor | None] = opened(torch.autograd.grad)(
+            outputs, wanted, cotangents, allow_unused=True
+        )
+        return found
+    opened(torch.autograd.backward)(outputs, cotangents, inputs=[*wanted, *hooked])
+    return [tensor.grad for tensor in wanted]
+
+
+@contextmanager
+def one_by_one(
+    leaves: Mapping[str, torch.Tensor], take: Callable[[str, torch.Tensor], None]
+) -> Iterator[dict[str, None]]:
+    """In the block, every gradient that a leaf accumulates is taken and let go.
+
+    Args:
+        leaves: by name.
+        take: called with the name and the gradient once it is complete.
+
+    Yields:
+        Names of the leaves that had no gradient, once the block is left.
+    """
+    missing = dict.fromkeys(leaves)
+
+    def hook(name: str) -> Callable[[torch.Tensor], None]:
+        def taken(leaf: torch.Tensor) -> None:
+            assert leaf.grad is not None
+            gradient, leaf.grad = leaf.grad, None
+            missing.pop(name)
+            take(name, gradient)
+
+        return taken
+
+    handles = [
+        leaf.register_post_accumulate_grad_hook(hook(name)) for name, leaf in leaves.items()
+    ]
+    try:
+        yield missing
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _never(*_: Any) -> bool:

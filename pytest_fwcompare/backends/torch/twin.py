@@ -218,12 +218,20 @@ def is_plain(value: Any) -> bool:
     return isinstance(value, PLAIN)
 
 
-def to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """A copy of the values; bfloat16 as float32, which NumPy lacks."""
+def to_numpy(tensor: torch.Tensor, *, copy: bool = True) -> np.ndarray:
+    """The values; bfloat16 as float32, which NumPy lacks.
+
+    Args:
+        tensor: on any device.
+        copy: False where nobody else writes to the tensor, or reads it once it was written to.
+    """
     tensor = tensor.detach()
     if tensor.dtype is torch.bfloat16:
         tensor = tensor.float()
-    return np.array(tensor.cpu().numpy())
+    if tensor.layout is not torch.strided:
+        tensor = tensor.to_dense()
+    values: np.ndarray = tensor.numpy(force=True)
+    return np.array(values) if copy else values
 
 
 _seeds = itertools.count(1)

@@ -1,0 +1,182 @@
+"""How far four runs of a tensor are apart: what the judge's rule is applied to.
+
+A network has many small tensors, and NumPy takes longer to be called than to look at one of them:
+small ones are laid end to end and measured at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from pytest_fwcompare.judge.distances import (
+    Array,
+    Difference,
+    difference,
+    distance,
+    finite_maximum,
+    same_nonfinite,
+)
+
+SMALL = 65_536
+"""Values of a tensor up to which it is measured together with others."""
+
+
+class Runs(Protocol):
+    """Four runs of one tensor, see `judge.verdict.Observed`."""
+
+    @property
+    def reference64(self) -> Array: ...
+    @property
+    def port64(self) -> Array: ...
+    @property
+    def reference(self) -> Array: ...
+    @property
+    def port(self) -> Array: ...
+
+
+class Measured(NamedTuple):
+    """Distances of four runs of one tensor, absolute.
+
+    Attributes:
+        gap: of the shadows.
+        reference_noise, port_noise: of each side from its shadow.
+        working: of the sides from each other in the working dtype.
+        scale: largest magnitude of the reference's shadow, of the port's if that is zero, or 1.
+        nonfinite64, nonfinite: NaN or infinities stand in other places in the port, in the
+            shadows and in the working dtype.
+    """
+
+    gap: Difference
+    reference_noise: float
+    port_noise: float
+    working: float
+    scale: float
+    nonfinite64: bool = False
+    nonfinite: bool = False
+
+
+def is_exact(runs: Runs) -> bool:
+    """Integers and booleans, which differ or do not."""
+    return runs.reference64.dtype.kind in "iub" or runs.port64.dtype.kind in "iub"
+
+
+def measure(runs: Runs) -> Measured:
+    """Measure one tensor of any size; its values may be anything."""
+    gap = difference(runs.reference64, runs.port64)
+    ours = distance(runs.reference64, runs.reference)
+    theirs = distance(runs.port64, runs.port)
+    working = distance(runs.reference, runs.port)
+    nonfinite64 = nonfinite = False
+    if not (gap.finite and math.isfinite(ours + theirs)):
+        nonfinite64 = not same_nonfinite(runs.reference64, runs.port64)
+        nonfinite = not same_nonfinite(runs.reference, runs.port)
+        ours = difference(runs.reference64, runs.reference).size
+        theirs = difference(runs.port64, runs.port).size
+    if not math.isfinite(working):
+        working = difference(runs.reference, runs.port).size
+    return Measured(gap, ours, theirs, working, scale_of(runs), nonfinite64, nonfinite)
+
+
+def scale_of(runs: Runs) -> float:
+    """What differences of a tensor are relative to."""
+    return finite_maximum(runs.reference64) or finite_maximum(runs.port64) or 1.0
+
+
+def is_small(runs: Runs) -> bool:
+    """Whether a tensor can be measured together with others."""
+    shape = runs.reference64.shape
+    return (
+        0 < runs.reference64.size <= SMALL
+        and not is_exact(runs)
+        and shape == runs.port64.shape == runs.reference.shape == runs.port.shape
+    )
+
+
+def measure_together(tensors: Sequence[Runs]) -> list[Measured]:
+    """Measure tensors that are small; the same figures as `measure` gives for each.
+
+    Args:
+        tensors: for which `is_small` is true, at least one.
+    """
+    exact, exact_port, ours, theirs = (
+        end_to_end(getattr(runs, name) for runs in tensors)
+        for name in ("reference64", "port64", "reference", "port")
+    )
+    sizes = np.array([runs.reference64.size for runs in tensors])
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    with np.errstate(invalid="ignore", over="ignore"):
+        apart = np.abs(exact - exact_port)
+        gaps, *rest = (
+            np.maximum.reduceat(values, starts)
+            for values in (
+                apart,
+                np.abs(exact - ours),
+                np.abs(exact_port - theirs),
+                np.abs(ours - theirs),
+                np.abs(exact),
+            )
+        )
+        finite = np.isfinite(gaps + rest[0] + rest[1] + rest[2])
+    # The first place of each tensor at which its largest gap is; none where that is no number.
+    places = np.flatnonzero(apart == np.repeat(gaps, sizes))
+    if len(places):
+        first = places[np.minimum(np.searchsorted(places, starts), len(places) - 1)]
+    else:
+        first = starts
+    columns = (starts, first, gaps, *rest, exact[first], exact_port[first], finite)
+    return [
+        _single(runs, *figures)
+        for runs, figures in zip(
+            tensors, zip(*(column.tolist() for column in columns), strict=True), strict=True
+        )
+    ]
+
+
+def _single(
+    runs: Runs,
+    start: int,
+    first: int,
+    gap: float,
+    ours: float,
+    theirs: float,
+    working: float,
+    scale: float,
+    expected: float,
+    obtained: float,
+    finite: bool,
+) -> Measured:
+    if not finite:
+        return measure(runs)
+    index = place_of(first - start, runs.reference64.shape)
+    found = Difference(gap, index, expected, obtained, finite=True)
+    return Measured(found, ours, theirs, working, scale or scale_of(runs))
+
+
+def place_of(position: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Index of a position in an array laid out row by row."""
+    index = []
+    for size in reversed(shape):
+        position, rest = divmod(position, size)
+        index.append(rest)
+    return tuple(reversed(index))
+
+
+def end_to_end(arrays: Iterable[Array]) -> Array:
+    """All values of several arrays in one row of float64."""
+    flat = [array.reshape(-1) for array in arrays]
+    return np.concatenate(flat, dtype=np.float64, casting="unsafe")
+
+
+def largest_of(arrays: Iterable[Array]) -> float:
+    """Largest finite magnitude among all values of several arrays."""
+    small, largest = [], 0.0
+    for array in arrays:
+        if array.size <= SMALL:
+            small.append(array)
+        else:
+            largest = max(largest, finite_maximum(array))
+    return max(largest, finite_maximum(end_to_end(small))) if small else largest

@@ -1,0 +1,99 @@
+"""Small tensors measured together: the figures that each gets alone."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from pytest_fwcompare.judge import distances
+from pytest_fwcompare.judge.distances import difference, distance, finite_maximum, same_nonfinite
+from pytest_fwcompare.judge.measures import (
+    is_small,
+    largest_of,
+    measure,
+    measure_together,
+    place_of,
+)
+from pytest_fwcompare.judge.verdict import Observed, assess, assess_all
+
+NUMBERS = st.sampled_from([0.0, 1.0, -2.0, 3.5, 1e-9, 1e300, np.inf, -np.inf, np.nan])
+
+
+@st.composite
+def observed(draw):
+    shape = draw(hnp.array_shapes(min_dims=0, max_side=3, min_side=0))
+    kinds = draw(st.sampled_from([("f8", "f4"), ("f8", "f4"), ("i8", "i8"), ("?", "?")]))
+
+    def values(kind):
+        if kind in ("i8", "?"):
+            return draw(hnp.arrays(kind, shape))
+        with np.errstate(over="ignore"):
+            return draw(hnp.arrays("f8", shape, elements=NUMBERS)).astype(kind)
+
+    wide, narrow = kinds
+    jitter = draw(st.sampled_from([None, 0.0, 1e-3]))
+    runs = values(wide), values(wide), values(narrow), values(narrow)
+    return Observed("x", "output", *runs, jitter, draw(st.sampled_from([0.0, 2.0])))
+
+
+def shown(found):
+    """Figures to be held against others, NaN like NaN and a zero of either sign like zero."""
+    return [repr(item).replace("-0.0", "0.0") for item in found]
+
+
+@settings(max_examples=200)
+@given(st.lists(observed(), max_size=6))
+def test_all_are_judged_as_each_alone(items):
+    assert shown(assess_all(items)) == shown([assess(item) for item in items])
+    small = [item for item in items if is_small(item)]
+    if small:
+        assert shown(measure_together(small)) == shown([measure(item) for item in small])
+
+
+def test_one_wrong_value_among_a_million_is_found_where_it_is():
+    expected = np.random.default_rng(0).normal(size=(1000, 1000))
+    obtained = expected.copy()
+    obtained[731, 17] += 1e-3
+    found = difference(expected, obtained)
+    assert found.index == (731, 17)
+    assert np.isclose(found.size, 1e-3)
+    assert (found.expected, found.obtained) == (expected[731, 17], obtained[731, 17])
+    assert distance(expected, obtained) == found.size
+    obtained[2, 3] = np.nan
+    obtained[900, 5] = np.inf
+    found = difference(expected, obtained)
+    assert (found.odd, found.index, found.finite) == (2, (2, 3), False)
+    assert not np.isfinite(distance(expected, obtained))
+    assert not same_nonfinite(expected, obtained)
+    expected[2, 3], expected[900, 5] = np.nan, np.inf
+    assert same_nonfinite(expected, obtained)
+    assert difference(expected, obtained).odd == 0
+
+
+@given(hnp.arrays("f8", hnp.array_shapes(), elements=NUMBERS), st.data())
+def test_an_array_in_parts_is_measured_as_in_one(value, data):
+    other = data.draw(hnp.arrays("f8", value.shape, elements=NUMBERS))
+    figures = [difference, distance, same_nonfinite, lambda one, _: finite_maximum(one)]
+    whole = [figure(value, other) for figure in figures]
+    before, distances.PART = distances.PART, 2
+    try:
+        cut = [figure(value, other) for figure in figures]
+    finally:
+        distances.PART = before
+    assert whole[2:] == cut[2:]
+    assert np.array_equal(whole[1], cut[1], equal_nan=True)
+    assert (whole[0].size, whole[0].odd) == (cut[0].size, cut[0].odd)
+    if not whole[0].odd:
+        assert repr(whole[0].index) == repr(cut[0].index)
+
+
+def test_the_largest_of_many():
+    assert largest_of([]) == 0.0
+    assert largest_of([np.array([1.0, np.inf]), np.zeros((0, 3)), np.array(-2.0)]) == 2.0
+    assert largest_of([np.full(70_000, 3.0), np.ones(2)]) == 3.0
+
+
+@given(hnp.array_shapes(), st.data())
+def test_places_are_those_of_numpy(shape, data):
+    position = data.draw(st.integers(0, int(np.prod(shape)) - 1))
+    assert place_of(position, shape) == tuple(map(int, np.unravel_index(position, shape)))
