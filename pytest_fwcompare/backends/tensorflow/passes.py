@@ -60,7 +60,7 @@ class WorkingPass(Pass):
             inputs = {name: self._input_gradient(found.pop(), name) for name in self.inputs}
         for name in self.trainable:
             gradient = found.pop()
-            with side.explained("backward"), tf.device(side.device):
+            with side.explained("backward"), side.placed():
                 value = None if gradient is None else to_numpy(tf.convert_to_tensor(gradient))
             del gradient
             take(name, value)
