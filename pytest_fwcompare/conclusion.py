@@ -67,6 +67,7 @@ def conclude(blank: Comparison, pair: Pair, request: Request, story: Story) -> C
         evidence=found.evidence,
         hints=found.hints,
         depth=found.depth,
+        attribution=found.attribution,
         gap=max((row.gap for row in compared), default=0.0),
         noise=max((row.port_noise for row in compared), default=0.0),
         tensors=rows,

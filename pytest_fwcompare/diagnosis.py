@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from pytest_fwcompare.judge.distances import unit_roundoff
 from pytest_fwcompare.judge.tally import Finding, Tally
 from pytest_fwcompare.pair import Pair
 from pytest_fwcompare.points import Point, Run
-from pytest_fwcompare.records import DepthRow, Verdict
+from pytest_fwcompare.records import Attribution, DepthRow, Verdict
 
 VANISHED = 1e-6
 """Share of the largest gradient below which another one is not told from zero."""
@@ -43,6 +44,7 @@ class Explained:
     notices: tuple[str, ...] = ()
     depth: tuple[DepthRow, ...] = ()
     hints: tuple[str, ...] = ()
+    attribution: Attribution | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def diagnose_finding(
             explained,
             depth=_depth(pair, traced, explained),
             hints=_hints(pair, traced, explained),
+            **_attribution(pair, traced, explained, explain and unstable is None),
         )
     except FwcompareError as error:
         return Explained(verdict, notices=(f"no place was looked for: {error}",))
@@ -158,6 +161,31 @@ def _dropped(pair: Pair, found: Explained, point: Point) -> Explained:
         between=None,
         notices=(),
     )
+
+
+def _attribution(
+    pair: Pair, traced: Traced, explained: Explained, explain: bool
+) -> dict[str, Any]:
+    """Whether Keras, its backend or the port is at fault; a verdict is never lost to it."""
+    if not explain or explained.verdict not in ("semantic", "precision", "nonfinite"):
+        return {}
+    if "keras" not in (pair.reference.side.framework, pair.port.side.framework):
+        return {}
+    from pytest_fwcompare.attribution import attribute_culprit
+
+    try:
+        found = attribute_culprit(
+            pair,
+            traced.point,
+            explained.culprit,
+            explained.port_culprit,
+            proved=explained.cause is not None,
+        )
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        said = f"whether it is Keras or the backend was not found out: {reason}"
+        return {"notices": (*explained.notices, said)}
+    return {"attribution": found}
 
 
 def _random(pair: Pair, found: Explained, unstable: tuple[str, float]) -> Explained:

@@ -149,6 +149,8 @@ def _figures(place: str, comparison: Comparison) -> Iterable[tuple[str, object]]
         yield f"{place}culprit", comparison.culprit
     if comparison.cause is not None:
         yield f"{place}cause", comparison.cause
+    if comparison.attribution is not None:
+        yield f"{place}attribution", comparison.attribution.answer
 
 
 def _first_timings(comparisons: Iterable[Comparison]) -> list[Timing]:

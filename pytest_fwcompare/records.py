@@ -117,6 +117,63 @@ class DepthRow:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What one implementation of a layer gave, held against what is taken as right.
+
+    Attributes:
+        who: "keras on tensorflow", "raw tensorflow", "numpy", "keras on torch", ...
+        agrees: whether it gives the same function; None where it gave nothing.
+        forward: largest relative difference of an output, in float64.
+        backward: the same of a gradient by an input or a weight; None where there is none.
+        noise: the same of the outputs in the working dtype.
+        reason: why it gave nothing, or what it disagrees in.
+    """
+
+    who: str
+    agrees: bool | None
+    forward: float | None = None
+    backward: float | None = None
+    noise: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Whose fault it is where a layer of Keras is the culprit: the port's, Keras' or a backend's.
+
+    Attributes:
+        layer: its path in the model.
+        kind: its class.
+        documented: the class of Keras whose documentation it was held against; "" if there is no
+            formula for it.
+        fault: "port": Keras does what it documents; "keras": wrong on every backend; "backend":
+            wrong on some backends only; "undecided": nothing to hold it against.
+        backends: of Keras, those that give something else.
+        answers: of every implementation that was asked.
+        notes: what else should be known.
+    """
+
+    layer: str
+    kind: str
+    documented: str
+    fault: Literal["port", "keras", "backend", "undecided"]
+    backends: tuple[str, ...] = ()
+    answers: tuple[Answer, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def answer(self) -> str:
+        """The answer as a sentence."""
+        if self.fault == "port":
+            return "your port: Keras does what it documents"
+        if self.fault == "keras":
+            return "Keras: wrong on every backend"
+        if self.fault == "backend":
+            return f"backend: only {' and '.join(self.backends)}"
+        return "Keras or the backend: cannot be told"
+
+
+@dataclass(frozen=True)
 class WeightRow:
     """How one parameter of the port was filled.
 
@@ -328,6 +385,8 @@ class Comparison:
         depth: the reference's modules with how far the port follows them; only after a failure.
         unsupported: "mode" or "dtype" where a side failed that runs eagerly, or in float32: the
             framework or the model cannot do this, and nothing was judged; "" otherwise.
+        attribution: whether Keras, its backend or the port is at fault, where the culprit is a
+            layer of Keras.
         seconds: wall time of the comparison.
         replay: command or code that repeats it.
         distributions: parameters and gradients of both sides; only where that was asked for.
@@ -360,6 +419,7 @@ class Comparison:
     environment: Mapping[str, Any] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
     depth: tuple[DepthRow, ...] = ()
+    attribution: Attribution | None = None
     seconds: float = 0.0
     replay: str = ""
     unsupported: str = ""

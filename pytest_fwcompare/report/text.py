@@ -6,7 +6,7 @@ import json
 import textwrap
 from collections.abc import Iterable, Iterator
 
-from pytest_fwcompare.records import Comparison, ExampleRecord, TensorRow, Timing
+from pytest_fwcompare.records import Attribution, Comparison, ExampleRecord, TensorRow, Timing
 from pytest_fwcompare.report.drift import drift_sentences
 from pytest_fwcompare.report.numbers import figure, number, seconds, size, times
 from pytest_fwcompare.report.tree import tree_lines
@@ -67,6 +67,7 @@ def _sections(comparison: Comparison) -> Iterator[tuple[str, Iterable[str]]]:
     yield "where", place(comparison)
     yield "cause", _cause(comparison)
     yield "hints", comparison.hints
+    yield "keras", attribution_lines(comparison.attribution)
     yield "modules", tree_lines(comparison)
     row = worst_tensor(comparison)
     if row is not None and comparison.verdict != "equivalent":
@@ -101,6 +102,32 @@ def _cause(comparison: Comparison) -> list[str]:
     if comparison.cause is None:
         return list(comparison.evidence)
     return [comparison.cause, *comparison.evidence]
+
+
+def attribution_lines(found: Attribution | None) -> list[str]:
+    """Whether it is Keras or the backend, with the figures of everyone who was asked."""
+    if found is None:
+        return []
+    lines = [found.answer]
+    if found.documented:
+        lines.append(
+            f"{found.layer} against the documented formula of {found.documented} in NumPy:"
+        )
+    else:
+        lines.append(f"{found.layer} ({found.kind}):")
+    width = max((len(answer.who) for answer in found.answers), default=0)
+    for answer in found.answers:
+        if answer.who == "numpy":
+            continue
+        said = [answer.who.ljust(width)]
+        if answer.forward is not None:
+            said.append(f"forward {figure(answer.forward).rjust(7)}")
+        if answer.backward is not None:
+            said.append(f"backward {figure(answer.backward).rjust(7)}")
+        if answer.reason:
+            said.append(answer.reason.splitlines()[0])
+        lines.append("  ".join(said))
+    return [*lines, *found.notes]
 
 
 def tensor_sentences(row: TensorRow, comparison: Comparison) -> list[str]:
