@@ -190,6 +190,7 @@ class Collector:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._plain: dict[str, list[dict[str, Any]]] = {}
+        self._told: list[str] = []
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "setup":
@@ -204,22 +205,23 @@ class Collector:
         return [Result.from_plain(data) for rows in self._plain.values() for data in rows]
 
     @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
         wanted = self._config.stash[SETTINGS].report
         if any(wanted) and not self._config.option.collectonly:
             from pytest_fwcompare.report.files import write_all
 
-            write_all(wanted, self.results())
+            self._told, failed = write_all(wanted, self.results())
+            if failed and session.exitstatus == pytest.ExitCode.OK:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if not self._plain:
+        if not self._plain and not self._told:
             return
         from pytest_fwcompare.report.terminal import table
 
         terminalreporter.section("fwcompare")
         # A log has no width; only a terminal breaks long lines.
         width = terminalreporter._tw.fullwidth if terminalreporter.isatty else LOG_WIDTH
-        for line in table(self.results(), width):
-            terminalreporter.write_line(line)
-        for line in self._config.stash[SETTINGS].report.told():
+        lines = table(self.results(), width) if self._plain else []
+        for line in [*lines, *self._told]:
             terminalreporter.write_line(line)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -32,13 +31,6 @@ class Reports(NamedTuple):
 
     paths: tuple[Path, ...] = ()
     tensorboard: Path | None = None
-
-    def told(self) -> list[str]:
-        """Where the reports are, a line each."""
-        lines = [f"report: {path}" for path in self.paths]
-        if self.tensorboard is not None:
-            lines.append(f"event files: tensorboard --logdir {shlex.quote(str(self.tensorboard))}")
-        return lines
 
 
 def add(group: pytest.OptionGroup, parser: pytest.Parser) -> None:

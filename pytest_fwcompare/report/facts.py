@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from pytest_fwcompare.recording import Result, badness
-from pytest_fwcompare.records import Comparison, Controls, Drift, Timing
+from pytest_fwcompare.records import Change, Comparison, Controls, Drift, Timing
 from pytest_fwcompare.report.numbers import figure, times
 from pytest_fwcompare.report.text import place, tensor_sentences, worst_tensor
 
@@ -130,13 +132,26 @@ def drift_facts(drift: Drift) -> Iterator[Fact]:
     if not moved:
         yield Fact("Drift", f"no figure moved by more than {drift.limit:g} times")
     for change in moved[:MOST_NAMES]:
-        yield Fact("Drift", f"{change.figure}: {change.text} ({times(change.times)} times)")
+        yield Fact("Drift", f"{change.figure}: {change.text}{_times_worse(change)}")
     if len(moved) > MOST_NAMES:
         yield Fact("Drift", f"and {len(moved) - MOST_NAMES} more figures")
     if drift.whose:
         yield Fact("Whose doing", drift.whose)
     for name, values in drift.versions.items():
         yield Fact("Changed since", f"{name}: {' -> '.join(values)}")
+
+
+def _times_worse(change: Change) -> str:
+    """How much worse a figure got; a graver verdict is not so many times graver."""
+    return f" ({times(change.times)} times)" if math.isfinite(change.times) else ""
+
+
+def grouped(found: Iterable[Fact]) -> list[tuple[str, list[str]]]:
+    """Facts under their labels, those that follow each other with the same one together."""
+    return [
+        (label, [fact.text for fact in several])
+        for label, several in groupby(found, key=lambda fact: fact.label)
+    ]
 
 
 def compared(comparison: Comparison) -> str:

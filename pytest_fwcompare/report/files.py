@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,14 +36,33 @@ def render(suffix: str, results: Sequence[Result]) -> str:
     )
 
 
-def write_all(wanted: Reports, results: Sequence[Result]) -> None:
-    """Write every report of a run that was asked for."""
-    for path in wanted.paths:
-        write(path, results)
-    if wanted.tensorboard is not None:
-        from pytest_fwcompare.report.tensorboard import write_events
+def write_all(wanted: Reports, results: Sequence[Result]) -> tuple[list[str], bool]:
+    """Write every report of a run that was asked for.
 
-        write_events(wanted.tensorboard, results)
+    Returns:
+        A line for each of where it is, or why it is not; and whether one could not be written.
+        The others are, then: a run of hours is not lost to a full disk or to a bug of a report.
+    """
+    lines, failed = [], False
+    for target in (*wanted.paths, wanted.tensorboard):
+        if target is None:
+            continue
+        try:
+            lines.append(_write_one(target, target == wanted.tensorboard, results))
+        except Exception as error:
+            failed = True
+            lines.append(f"error: {target} was not written: {type(error).__name__}: {error}")
+    return lines, failed
+
+
+def _write_one(target: Path, events: bool, results: Sequence[Result]) -> str:
+    if not events:
+        write(target, results)
+        return f"report: {target}"
+    from pytest_fwcompare.report.tensorboard import write_events
+
+    write_events(target, results)
+    return f"event files: tensorboard --logdir {shlex.quote(str(target))}"
 
 
 def write(path: Path, results: Sequence[Result]) -> None:

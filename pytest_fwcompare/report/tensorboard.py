@@ -61,7 +61,7 @@ def write_events(folder: Path, results: Sequence[Result]) -> None:
 
 def folder_name(test: str) -> str:
     """A test's id as the name of a folder, told apart by a hash where characters were lost."""
-    name = re.sub(r"[^\w.,=\[\]-]+", "-", test)
+    name = re.sub(r"[^\w.,=\[\]-]+", "-", test, flags=re.ASCII).lstrip(".")
     if name == test and len(name) <= LONGEST:
         return name
     return f"{name[: LONGEST - 9]}-{_hash(test)}"

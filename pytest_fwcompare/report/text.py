@@ -41,13 +41,19 @@ def summary(comparison: Comparison) -> str:
 
 def headline(comparison: Comparison) -> str:
     """One line: the verdict, who, and on which axes."""
+    if "unknown" in (comparison.reference, comparison.port):
+        return f"{comparison.verdict}: nothing was compared ({axes(comparison)})"
     sentence = SENTENCES[comparison.verdict].format(
         port=f"the {comparison.port} port",
         reference=f"the {comparison.reference} reference",
         dtype=comparison.dtype,
     )
-    axes = f"{comparison.device}, {comparison.dtype}, {comparison.mode}"
-    return f"{comparison.verdict}: {sentence} ({axes})"
+    return f"{comparison.verdict}: {sentence} ({axes(comparison)})"
+
+
+def axes(comparison: Comparison) -> str:
+    """Device, dtype and mode."""
+    return f"{comparison.device}, {comparison.dtype}, {comparison.mode}"
 
 
 def worst_tensor(comparison: Comparison) -> TensorRow | None:

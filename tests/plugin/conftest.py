@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import hypothesis  # noqa: F401
+import jinja2  # noqa: F401
 import numpy  # noqa: F401
 import pytest
+import tensorboardX  # noqa: F401
+import vl_convert  # noqa: F401
 
 import pytest_fwcompare.building
 import pytest_fwcompare.report.files

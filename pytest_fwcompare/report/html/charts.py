@@ -53,6 +53,7 @@ CONFIG: Spec = {
         "labelColor": "var(--text)",
         "labelFontSize": 12,
         "labelLimit": 0,
+        "symbolOpacity": 1,
         "offset": 8,
         "columnPadding": 18,
     },
@@ -235,13 +236,12 @@ def lollipops(rows: Sequence[Row], names: Sequence[str], panels: Sequence[str]) 
     return {"hconcat": drawn, "spacing": 24}
 
 
-def columns_over_examples(rows: Sequence[Row], limit: float, limit_text: str) -> Spec:
+def columns_over_examples(rows: Sequence[Row], limit: float) -> Spec:
     """A figure of each example on a logarithmic axis, with the limit it is held against.
 
     Args:
         rows: each with `number`, `value`, `above` (whether beyond the limit), `says`.
         limit: drawn as a line.
-        limit_text: what the line says.
     """
     kept = [row for row in rows if drawable(row["value"])]
     channel, floor = log_axis([limit, *(row["value"] for row in kept)])
@@ -282,25 +282,9 @@ def columns_over_examples(rows: Sequence[Row], limit: float, limit_text: str) ->
                 "encoding": {"x": x, "y": y, "color": colour, "description": {"field": "says"}},
             },
             {
-                "data": {"values": [{"limit": limit, "text": limit_text}]},
+                "data": {"values": [{"limit": limit}]},
                 "mark": {"type": "rule", "strokeDash": [5, 4], "color": "var(--text)"},
                 "encoding": {"y": {"field": "limit", "type": "quantitative"}},
-            },
-            {
-                "data": {"values": [{"limit": limit, "text": limit_text}]},
-                "mark": {
-                    "type": "text",
-                    "align": "right",
-                    "baseline": "bottom",
-                    "x": "width",
-                    "dy": -4,
-                    "color": "var(--text-soft)",
-                    "fontSize": 12,
-                },
-                "encoding": {
-                    "y": {"field": "limit", "type": "quantitative"},
-                    "text": {"field": "text"},
-                },
             },
         ],
     }

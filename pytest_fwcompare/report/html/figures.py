@@ -155,14 +155,14 @@ def example_figure(comparison: Comparison) -> Figure | None:
         for number, ratio in enumerate(ratios)
     ]
     above = sum(bool(row["above"]) for row in rows)
-    limit = f"{SEMANTIC_FACTOR:g} times: above it, another function"
     says = (
         f"Gap over what rounding explains in {len(ratios)} examples; {above} lie above "
         f"{SEMANTIC_FACTOR:g} times, the largest is {times(max(ratios))}."
     )
-    svg = draw(charts.columns_over_examples(rows, SEMANTIC_FACTOR, limit), says)
+    svg = draw(charts.columns_over_examples(rows, SEMANTIC_FACTOR), says)
     return Figure(
-        "Gap over what rounding explains, in each example",
+        f"Gap over what rounding explains, in each example (dashed: {SEMANTIC_FACTOR:g} times, "
+        f"above it another function)",
         says,
         svg,
         tables.examples(comparison),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
@@ -12,10 +13,10 @@ from pytest_fwcompare import __version__
 from pytest_fwcompare.recording import SEVERITY, Result, badness
 from pytest_fwcompare.records import Comparison, Drift
 from pytest_fwcompare.report.facts import (
-    Fact,
     command,
     facts,
     fastest,
+    grouped,
     measured,
     name_of,
     run_facts,
@@ -34,9 +35,9 @@ MOST_CHARTED = 100
 """Comparisons whose charts are drawn; a thousand would make a page that no browser likes."""
 
 MEANINGS = {
-    "equivalent": "the same function, and as accurate as rounding allows",
-    "subgradient": "differs only where the function has no derivative",
-    "precision": "the same function, computed less accurately than the dtype allows",
+    "equivalent": "the same function",
+    "subgradient": "differs only where there is no derivative",
+    "precision": "the same function, less accurate",
     "nonfinite": "NaN or infinity on one side only",
     "semantic": "another function",
     "error": "could not be compared",
@@ -58,8 +59,7 @@ class Case(NamedTuple):
     result: Result
     comparison: Comparison
     headline: str
-    facts: tuple[Fact, ...]
-    notices: tuple[str, ...]
+    facts: list[tuple[str, list[str]]]
     example: tuple[str, ...]
     figures: tuple[Figure, ...]
     tables: tuple[Table, ...]
@@ -79,7 +79,7 @@ def run_to_html(results: Sequence[Result]) -> str:
         version=__version__,
         title=title(results),
         counts=[(word, counts[word], MEANINGS[word]) for word in reversed(SEVERITY)],
-        facts=list(run_facts(results)) if len(results) > 1 else [],
+        facts=grouped(run_facts(results)) if len(results) > 1 else [],
         command=command(results) if len(results) > 1 else "",
         overview=overview(cases, best),
         cases=cases,
@@ -108,7 +108,6 @@ def case(place: int, result: Result, best: dict[tuple[str, int], float]) -> Case
     fast = best.get((result.group, result.index), float("nan"))
     charted = place <= MOST_CHARTED
     drawn = tuple(figures(made, fast)) if charted else ()
-    told = tuple(facts(made))
     worst = made.examples.worst
     shown = worst is not None and made.verdict != "equivalent"
     lists: list[Table] = []
@@ -131,8 +130,7 @@ def case(place: int, result: Result, best: dict[tuple[str, int], float]) -> Case
         result=result,
         comparison=made,
         headline=headline(made),
-        facts=tuple(fact for fact in told if fact.label != "Notice"),
-        notices=made.notices,
+        facts=grouped(facts(made)),
         example=(worst.description, *example_values(worst)) if worst and shown else (),
         figures=drawn,
         tables=tables.without_empty(lists),
@@ -169,8 +167,10 @@ def _drift(drift: Drift | None) -> Cell:
         return Cell("" if drift is None else "not in the baseline")
     if not drift.changes:
         return Cell("none")
-    worst = max(change.times for change in drift.changes)
-    return tables.measured(worst, f"{times(worst)} times")
+    worst = max(drift.changes, key=lambda change: change.times)
+    if not math.isfinite(worst.times):
+        return Cell(worst.figure)
+    return tables.measured(worst.times, f"{times(worst.times)} times")
 
 
 def _row(found: Case, best: dict[tuple[str, int], float]) -> tuple[Cell, ...]:
