@@ -14,6 +14,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"])
+WORKFLOWS = sorted((ROOT / "docs" / "ci").glob("*.yml"))
 every_page = pytest.mark.parametrize(
     "page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES]
 )
@@ -116,3 +117,33 @@ def test_the_site_is_built_and_has_every_page(tmp_path: Path) -> None:
     for page in (ROOT / "docs").glob("*.md"):
         place = tmp_path if page.stem == "index" else tmp_path / page.stem
         assert (place / "index.html").is_file(), page.name
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "docs" / "ci").glob("*.yml")), ids=lambda p: p.name
+)
+def test_the_workflows_run_commands_that_exist(
+    path: Path, tmp_path: Path, known_options: set[str]
+) -> None:
+    """A workflow's pytest commands run here in its order, on a project of one test."""
+    text = path.read_text(encoding="utf-8")
+    assert set(re.findall(r"--fwcompare[\w-]*[a-z]", text)) <= known_options
+    (tmp_path / "test_net.py").write_text(PROJECT)
+    steps = yaml.safe_load(text)["jobs"]["compare"]["steps"]
+    lines = [step["run"] for step in steps if step.get("run", "").startswith("pytest ")]
+    assert len(lines) == 2
+    for line in reversed(lines):  # the baseline is made before it is held against
+        ended = stories.run(line, tmp_path)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+    for name in ("drift.json", "run.json", "run.html", "card.md", "junit.xml"):
+        assert (tmp_path / name).is_file()
+
+
+PROJECT = """
+import pytest_fwcompare as fwc
+from pytest_fwcompare import networks as fn
+
+def test_net(fwcompare_port):
+    net = fwc.NumpyFunction(lambda x: x * 2)
+    fwcompare_port(net, net, inputs={"x": fwc.TensorSpec(("batch", 3))}, checks=("forward",))
+"""
