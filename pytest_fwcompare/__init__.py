@@ -15,6 +15,7 @@ _PLACES = {
     "odd_one_out": "pytest_fwcompare.judge.odd",
     "as_function": "pytest_fwcompare.sides",
     "TensorSpec": "pytest_fwcompare.inputs.spec",
+    "GoldenReference": "pytest_fwcompare.golden.replay",
     "Comparison": "pytest_fwcompare.records",
     "FwcompareError": "pytest_fwcompare.errors",
     "UsageError": "pytest_fwcompare.errors",
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from pytest_fwcompare.comparison import compare as compare
     from pytest_fwcompare.errors import FwcompareError as FwcompareError
     from pytest_fwcompare.errors import UsageError as UsageError
+    from pytest_fwcompare.golden.replay import GoldenReference as GoldenReference
     from pytest_fwcompare.inputs import strategies as strategies
     from pytest_fwcompare.inputs.spec import TensorSpec as TensorSpec
     from pytest_fwcompare.judge.odd import odd_one_out as odd_one_out

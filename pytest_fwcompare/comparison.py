@@ -20,6 +20,7 @@ from pytest_fwcompare.backends.registry import imported_backends
 from pytest_fwcompare.conclusion import conclude, time_sides
 from pytest_fwcompare.errors import FwcompareError, ModelError, OutOfMemory
 from pytest_fwcompare.gate.digest import digest_of
+from pytest_fwcompare.golden.replay import GoldenPair, GoldenReference, GoldenSide
 from pytest_fwcompare.inputs.examples import Example
 from pytest_fwcompare.inputs.spec import TensorSpec
 from pytest_fwcompare.judging import judge_examples
@@ -69,7 +70,7 @@ def compare(
 
     Args:
         reference: what is taken as right: a model of any framework, a zero-argument factory that
-            returns one, or a described network.
+            returns one, a described network, or a `GoldenReference`.
         port: what is judged; the same choices.
         inputs: by name, passed by position in this order: `TensorSpec`, Hypothesis strategy, or
             array.
@@ -110,11 +111,17 @@ def compare(
 
     def attempt(**changes: Any) -> Comparison:
         asked = replace(request, **changes)
+        if isinstance(reference, GoldenReference):
+            asked = reference.adapted(asked)
         axes = {"dtype": asked.dtype, "device": asked.device, "mode": asked.mode}
         with ExitStack() as stack:
             tell("opening the reference")
             with seeded(asked):
-                ours = open_side(reference, "reference", **axes)
+                ours = (
+                    reference.opened()
+                    if isinstance(reference, GoldenReference)
+                    else open_side(reference, "reference", **axes)
+                )
             stack.callback(ours.side.close)
             tell("opening the port")
             with seeded(asked):
@@ -239,9 +246,10 @@ def make_pair(
 ) -> Pair:
     """Both sides with their weights mapped."""
     source = Source(ours, request.dtype)
+    kind = GoldenPair if isinstance(ours.side, GoldenSide) else Pair
 
     def with_mapping(mapping: Any) -> Pair:
-        return Pair(
+        return kind(
             ours,
             theirs,
             request.plan,

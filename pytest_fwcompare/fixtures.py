@@ -21,6 +21,7 @@ from pytest_fwcompare.options import Case, Settings, cases
 if TYPE_CHECKING:
     from pytest_fwcompare.gate.conditions import Condition
     from pytest_fwcompare.gate.plugin import Examiner
+    from pytest_fwcompare.golden.session import GoldenSession
     from pytest_fwcompare.networks import Network
     from pytest_fwcompare.recording import ItemRecords
     from pytest_fwcompare.records import Comparison, Timing
@@ -32,6 +33,7 @@ CASE = "fwcompare_case"
 
 SETTINGS = pytest.StashKey[Settings]()
 CURRENT = pytest.StashKey["pytest.Item | None"]()
+GOLDEN: pytest.StashKey[GoldenSession] = pytest.StashKey()
 GATE: pytest.StashKey[Examiner] = pytest.StashKey()
 RECORDS: pytest.StashKey[ItemRecords] = pytest.StashKey()
 
@@ -101,8 +103,6 @@ class Fixture:
     ) -> Comparison:
         """Compare on the item's axes, record, and fail if it must; `time` gives the timings."""
         __tracebackhide__ = True
-        import pytest_fwcompare
-
         settings, case, item = self._config.stash[SETTINGS], self.case, self.item
         check_keywords(keywords, type(self).__name__)
         for key in ("device", "dtype", "mode"):
@@ -120,7 +120,7 @@ class Fixture:
             keywords.setdefault("deterministic", True)
         conditions = self._conditions(fail_on)
         try:
-            comparison = pytest_fwcompare.compare(reference, port, **keywords)
+            comparison = self._make(reference, port, keywords)
             timings = comparison.timings if time is None else time(keywords)
         except FwcompareError as error:
             reraise(error)
@@ -138,6 +138,12 @@ class Fixture:
         record(item, comparison, repeated=repeated)
         fail_if(comparison, conditions)
         return comparison
+
+    def _make(self, reference: Any, port: Any, keywords: dict[str, Any]) -> Comparison:
+        """The comparison itself."""
+        import pytest_fwcompare
+
+        return pytest_fwcompare.compare(reference, port, **keywords)
 
     def _conditions(self, fail_on: tuple[str, ...] | None) -> tuple[Condition, ...]:
         """What fails the comparison: what the call says, else what the run says."""
@@ -171,6 +177,21 @@ class FwcomparePort(Fixture):
         __tracebackhide__ = True
         keywords.setdefault("timings", self._wants_timings())
         return self._compare(reference, port, keywords, fail_on)
+
+    def _make(self, reference: Any, port: Any, keywords: dict[str, Any]) -> Comparison:
+        """The comparison; with golden traces its reference is recorded, or replayed."""
+        golden = self._config.stash.get(GOLDEN, None)
+        if golden is None:
+            return super()._make(reference, port, keywords)
+        if in_hypothesis():
+            raise UsageError(
+                "golden traces: a test under @given draws other comparisons each time; give the "
+                "strategies to fwcompare_port(inputs=...) instead"
+            )
+        from pytest_fwcompare.gate.entries import case_key
+
+        case = case_key(self.item.nodeid, self._made() + 1)
+        return golden.compare(super()._make, reference, port, keywords, case)
 
 
 class FwcompareNetwork(Fixture):

@@ -209,6 +209,10 @@ class Pair:
         """Hold the port's next outputs against the shapes of this run of the reference."""
         self.layouts.expect(reference.outputs)
 
+    def known_jitter(self, point: Point, draws: int, training: bool) -> dict[str, float] | None:
+        """The jitter where somebody drew it before; here it always is to be drawn."""
+        return None
+
     @property
     def shapes_known(self) -> bool:
         """Whether the reference has run, so that the port's outputs can be held against it."""

@@ -15,6 +15,7 @@ from pytest_fwcompare.fixtures import (  # noqa: F401  fixtures are found by bei
     CURRENT,
     FIXTURES,
     GATE,
+    GOLDEN,
     RECORDS,
     SETTINGS,
     fwcompare_build,
@@ -55,6 +56,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if not settings.enabled:
         return
     collector = None if hasattr(config, "workerinput") else Collector(config)
+    if settings.golden.record is not None or settings.golden.replay is not None:
+        from pytest_fwcompare.golden.session import GoldenSession
+
+        config.stash[GOLDEN] = GoldenSession(settings.golden.record, settings.golden.replay)
     if settings.gate.baseline is not None:
         from pytest_fwcompare.gate.plugin import register
 

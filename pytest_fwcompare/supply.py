@@ -74,6 +74,9 @@ class Source:
         return self._randomised[seed], ("randomised", seed)
 
     def _draw(self, name: str, seed: int) -> Array:
+        kept = self.side.drawn(name, seed)
+        if kept is not None:
+            return representable(kept.astype(np.float64), self.dtype)
         if self._randomiser is None:
             self._randomiser = Randomiser(
                 list(self.parameters.values()), framework=self.side.library

@@ -251,6 +251,10 @@ class Side(ABC):
     def load(self, values: Mapping[str, Array], precision: Precision) -> None:
         """Set all named parameters for the passes in that precision; the others keep theirs."""
 
+    def drawn(self, name: str, seed: int) -> Array | None:
+        """A randomised weight that was kept for a seed; None if it is drawn when it is needed."""
+        return None
+
     @abstractmethod
     def forward(
         self,

@@ -86,7 +86,7 @@ def imported_backends() -> Iterator[Backend]:
     """Backends whose framework this process has imported."""
     for name in import_strings():
         found = backend(name)
-        if all(module in sys.modules for module in found.imports):
+        if all(sys.modules.get(module) is not None for module in found.imports):
             yield found
 
 

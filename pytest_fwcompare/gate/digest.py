@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -35,9 +35,9 @@ def digest_of(pair: Pair, example: Example) -> Digest:
         reference = pair.run("reference", point, at)
         pair.expect(reference)
         for role, run in (("reference", reference), ("port", pair.run("port", point, at))):
-            for group, arrays in _groups(run).items():
-                if arrays:
-                    passes[f"{role} {precision} {group}"] = fingerprint(arrays)
+            passes[f"{role} {precision} outputs"] = fingerprint(run.outputs.values())
+            if pair.backward:
+                passes[f"{role} {precision} gradients"] = fingerprint(_gradients(run))
     # The weights the reference came with too: other examples are judged with them.
     weights = [point.weights or {}, pair.given]
     return Digest(
@@ -47,12 +47,10 @@ def digest_of(pair: Pair, example: Example) -> Digest:
     )
 
 
-def _groups(run: Run) -> dict[str, list[np.ndarray]]:
-    gradients = {**run.inputs, **run.parameters}
-    return {
-        "outputs": list(run.outputs.values()),
-        "gradients": [gradients[name] for name in sorted(gradients)],
-    }
+def _gradients(run: Run) -> Iterator[np.ndarray]:
+    """One after the other: those of a large network are not held at once."""
+    for group in (run.inputs, run.parameters):
+        yield from (group[name] for name in sorted(group))
 
 
 def fingerprint(arrays: Iterable[np.ndarray]) -> Fingerprint:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pytest_fwcompare.devices import FORMS
 from pytest_fwcompare.errors import UsageError
 from pytest_fwcompare.formats import DTYPES
-from pytest_fwcompare.options import gate, report
+from pytest_fwcompare.options import gate, golden, report
 from pytest_fwcompare.options.axes import (
     AXES,
     DEFAULTS,
@@ -28,6 +28,7 @@ from pytest_fwcompare.options.axes import (
 )
 from pytest_fwcompare.options.gate import GateSettings
 from pytest_fwcompare.options.given import base, check_count, flag, given, split
+from pytest_fwcompare.options.golden import GoldenSettings
 from pytest_fwcompare.options.report import Reports
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Settings(NamedTuple):
         timings: False under `--fwcompare-no-timings`.
         report: files and event files to write.
         gate: what fails a test, and the baseline.
+        golden: references that are recorded or replayed.
         command: the options given on the command line, to be repeated when replaying.
         repro: folder under which each failing comparison writes a script that shows it.
     """
@@ -70,6 +72,7 @@ class Settings(NamedTuple):
     command: tuple[str, ...] = ()
     examples_forced: bool = False
     repro: Path | None = None
+    golden: GoldenSettings = GoldenSettings()
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -103,6 +106,7 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption("--fwcompare-repro", metavar="DIR", default=None, help=text)
     parser.addini("fwcompare_repro", text, default=None)
     gate.add(group, parser)
+    golden.add(group, parser)
 
 
 def read_settings(config: pytest.Config) -> Settings:
@@ -113,7 +117,7 @@ def read_settings(config: pytest.Config) -> Settings:
     """
     axes: dict[str, Choice] = {axis: _axis(config, axis) for axis in AXES}
     raw, source = given(config, "examples")
-    gated = gate.read(config)
+    gated, replayed = gate.read(config), golden.read(config)
     return Settings(
         enabled=flag(config, "fwcompare"),
         axes=axes,
@@ -121,9 +125,10 @@ def read_settings(config: pytest.Config) -> Settings:
         timings=not flag(config, "fwcompare_no_timings"),
         report=report.read(config),
         gate=gated,
-        command=(*_command(config), *gated.command),
+        command=(*_command(config), *gated.command, *replayed.command),
         examples_forced=source.startswith("--"),
         repro=_repro(config),
+        golden=replayed,
     )
 
 

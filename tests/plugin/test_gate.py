@@ -294,7 +294,9 @@ def test_a_broken_file_ends_the_run_and_stays(
 
 
 def test_a_file_that_breaks_during_the_run_stays(suite: Suite) -> None:
-    breaks = "\ndef test_break():\n    open('drift.json', 'w').write('{')\n"
+    breaks = (
+        "\nfrom pathlib import Path\n\ndef test_break():\n    Path('drift.json').write_text('{')\n"
+    )
     suite.pytester.makepyfile(test_ports=PORTS + breaks)
     result = suite.run(UPDATE)
     assert result.ret == pytest.ExitCode.USAGE_ERROR

@@ -40,6 +40,8 @@ def test_help_names_every_option_and_ini_twin(pytester: pytest.Pytester) -> None
             "  --fwcompare-baseline=PATH",
             "  --fwcompare-update-baseline",
             "  --fwcompare-prune-baseline",
+            "  --fwcompare-record=DIR",
+            "  --fwcompare-replay=DIR",
         ]
     )
     for name in (
@@ -52,6 +54,8 @@ def test_help_names_every_option_and_ini_twin(pytester: pytest.Pytester) -> None
         "report",
         "tensorboard",
         "baseline",
+        "record",
+        "replay",
     ):
         result.stdout.fnmatch_lines([f"  fwcompare_{name} (*"])
     result.stdout.fnmatch_lines(["  fwcompare (bool):*"])

@@ -1,0 +1,1 @@
+"""Golden traces: what a reference gave, kept in files, for where its framework is not."""

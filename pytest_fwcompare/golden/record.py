@@ -1,0 +1,363 @@
+"""Records a reference: everything that a comparison with any port may ask of it.
+
+The port is not needed. Each example is run in both precisions at its point and at the nearby
+points by which a verdict is confirmed, and the jitter is drawn in every number of moves that the
+judge may want.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pytest_fwcompare.backends.base import (
+    Argument,
+    Array,
+    Gradients,
+    Parameter,
+    Pass,
+    Precision,
+    Recorded,
+    Side,
+    Stopwatch,
+)
+from pytest_fwcompare.comparison import FIRST_EXAMPLES, calm_threads, seeded
+from pytest_fwcompare.errors import ModelError
+from pytest_fwcompare.golden import keys
+from pytest_fwcompare.golden.store import GoldenError, Writer
+from pytest_fwcompare.inputs.examples import Example, search
+from pytest_fwcompare.observing import Observer
+from pytest_fwcompare.pair import Pair
+from pytest_fwcompare.points import Point, arguments
+from pytest_fwcompare.records import encode
+from pytest_fwcompare.request import Request
+from pytest_fwcompare.sides import Opened, open_side
+from pytest_fwcompare.steadiness import between_calls
+from pytest_fwcompare.trial import NEIGHBOURS, runs_alone
+
+DRAWS = (1, 3)
+"""Numbers of moved runs that the judge takes the jitter from."""
+
+Refs = dict[str, str | None]
+"""Places of arrays by name; None where the framework gave nothing."""
+
+
+class Recorder:
+    """What is known of a reference so far.
+
+    Args:
+        writer: of its files.
+    """
+
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+        self.passes: dict[str, dict[str, Any]] = {}
+        self.jitters: dict[str, dict[str, float]] = {}
+        self.weights: dict[str, Refs] = {}
+        self.examples: list[dict[str, Any]] = []
+        self.paused = False
+
+    def refs(self, arrays: Mapping[str, Array | None]) -> Refs:
+        """The arrays kept, by name."""
+        return {
+            name: None if value is None else self.writer.add(value)
+            for name, value in arrays.items()
+        }
+
+    def blank(self, key: str) -> dict[str, Any]:
+        """The entry of a pass, to be filled."""
+        empty: dict[str, Any] = {name: {} for name in ("inputs", "parameters", "buffers")}
+        return self.passes.setdefault(
+            key, {"outputs": {}, "skipped": {}, "cotangents": None, **empty, "error": None}
+        )
+
+
+class RecordingSide(Side):
+    """A side whose passes are kept.
+
+    Args:
+        side: that runs.
+        recorder: that keeps.
+    """
+
+    shares_dropout = False  # draws of its own are part of what is recorded
+
+    def __init__(self, side: Side, recorder: Recorder) -> None:
+        self._side, self._recorder = side, recorder
+        self._loaded: dict[str, str] = {}
+        self.framework, self.role, self.model = side.framework, side.role, side.model
+
+    @property
+    def leaks(self) -> list[str]:  # type: ignore[override]
+        """Of the side that runs."""
+        return self._side.leaks
+
+    @property
+    def rounded_constants(self) -> list[str]:  # type: ignore[override]
+        """Of the side that runs."""
+        return self._side.rounded_constants
+
+    def parameters(self) -> list[Parameter]:
+        return self._side.parameters()
+
+    def read(self) -> dict[str, Array]:
+        return self._side.read()
+
+    def load(self, values: Mapping[str, Array], precision: Precision) -> None:
+        self._side.load(values, precision)
+        if not self._recorder.paused:
+            self._loaded[precision] = keys.of_arrays(values)
+
+    def forward(
+        self,
+        arguments: Sequence[Argument],
+        *,
+        precision: Precision,
+        training: bool = False,
+        gradients: bool = True,
+        record: bool = False,
+    ) -> Pass:
+        if self._recorder.paused:
+            return self._side.forward(
+                arguments, precision=precision, training=training, gradients=gradients
+            )
+        weights = self._loaded.get(precision, keys.OWN)
+        entry = self._recorder.blank(
+            keys.of_pass(weights, arguments, precision, training=training)
+        )
+        try:
+            passed = self._side.forward(
+                arguments, precision=precision, training=training, gradients=gradients
+            )
+        except ModelError as error:
+            entry["error"] = told(error)
+            raise
+        entry["outputs"] = self._recorder.refs(passed.outputs)
+        entry["skipped"] = dict(passed.skipped)
+        if training:
+            entry["buffers"] = self._recorder.refs(passed.buffers())
+        return RecordingPass(passed, entry, self._recorder)
+
+    def stopwatch(
+        self, arguments: Sequence[Argument], cotangents: Mapping[str, Array] | None
+    ) -> Stopwatch:
+        return self._side.stopwatch(arguments, cotangents)
+
+
+class RecordingPass(Pass):
+    """A pass whose gradients are kept.
+
+    Args:
+        passed: that was made.
+        entry: of the pass, to be filled.
+        recorder: that keeps.
+    """
+
+    def __init__(self, passed: Pass, entry: dict[str, Any], recorder: Recorder) -> None:
+        self.outputs, self.skipped = passed.outputs, passed.skipped
+        self._passed, self._entry, self._recorder = passed, entry, recorder
+
+    def backward(self, cotangents: Mapping[str, Array]) -> Gradients:
+        try:
+            made = self._passed.backward(cotangents)
+        except ModelError as error:
+            self._entry["error"] = told(error)
+            raise
+        self._entry["cotangents"] = keys.of_arrays(cotangents)
+        self._entry["inputs"] = self._recorder.refs(made.inputs)
+        self._entry["parameters"] = self._recorder.refs(made.parameters)
+        return made
+
+    def buffers(self) -> dict[str, Array]:
+        return self._passed.buffers()
+
+    def recorded(self) -> list[Recorded]:
+        return []
+
+
+def told(error: ModelError) -> list[str]:
+    """Stage and message of an error."""
+    return [error.stage, str(error).removeprefix(f"{error.role}, {error.stage}: ")]
+
+
+def record(reference: Any, folder: Path, case: str, request: Request) -> int:
+    """Record a reference as `request` asks for it to be compared.
+
+    Args:
+        reference: as for `compare`.
+        folder: to write to.
+        case: what the traces are of; a replay asks for the same.
+        request: of the comparison.
+
+    Returns:
+        Bytes written.
+
+    Raises:
+        GoldenError: what it gives cannot be replayed.
+        ModelError: it runs none of the examples.
+    """
+    if callable(request.weights):
+        raise GoldenError(
+            "golden traces: weights is a function that copies from the reference's model, which a "
+            "replay does not have; say weights={port name: reference name}"
+        )
+    recorder = Recorder(Writer(folder))
+    with ExitStack() as stack:
+        axes = {"dtype": request.dtype, "device": request.device, "mode": request.mode}
+        with seeded(request):
+            real = open_side(reference, "reference", **axes)
+        stack.callback(real.side.close)
+        opened = replace(real, side=RecordingSide(real.side, recorder))
+        stack.enter_context(calm_threads(opened))
+        _prepare(opened, request)
+        given = recorder.refs(opened.side.read())  # before others are loaded
+        pair = Pair(
+            opened,
+            opened,
+            request.plan,
+            mapping=None,
+            share_weights=request.weights != "given",
+            checks=request.checks,
+            dtype=request.dtype,
+        )
+        _record_examples(pair, request, recorder)
+        facts = _facts(opened, case, request, recorder)
+        return recorder.writer.finish({**facts, "given": given})
+
+
+def _prepare(opened: Opened, request: Request) -> None:
+    """As `comparison.prepare` does it, with the weights that the reference came with."""
+    for example in list(request.plan.planned(FIRST_EXAMPLES)):
+        given = arguments(request.plan, opened, "reference", request.plan.arrays(example))
+        try:
+            opened.side.prepare(given)
+            opened.side.forward(given, precision="working", gradients=False)
+        except ModelError:
+            continue
+        return
+    if request.plan.searched:
+        from pytest_fwcompare.inputs.strategies import first_example
+
+        arrays = request.plan.arrays(first_example(request.plan))
+        opened.side.prepare(arguments(request.plan, opened, "reference", arrays))
+
+
+def _record_examples(pair: Pair, request: Request, recorder: Recorder) -> None:
+    ran: list[bool] = []
+    reasons: list[ModelError] = []
+
+    def visit(example: Example) -> float:
+        _keep_example(pair, example, recorder)
+        try:
+            _record_example(pair, example, request, recorder, first=not ran)
+        except ModelError as error:
+            reasons.append(error)  # kept: a replay leaves the example out for the same reason
+            runs_alone(pair, example)
+        else:
+            ran.append(True)
+        return 0.0
+
+    searched = request.examples if request.plan.searched else 0
+    for example in request.plan.planned(request.examples - searched):
+        visit(example)
+    if searched:
+        search(request.plan, searched, visit, request.seed)
+    if not ran:
+        raise reasons[0] if reasons else GoldenError("golden traces: no example was drawn")
+
+
+def _keep_example(pair: Pair, example: Example, recorder: Recorder) -> None:
+    weights, _ = pair.supply.weights(example)
+    seed = str(example.weights_seed)
+    if weights is not None and example.weights == "randomised" and seed not in recorder.weights:
+        recorder.weights[seed] = recorder.refs({n: compact(v) for n, v in weights.items()})
+    recorder.examples.append(
+        {
+            "told": str(example),
+            "sizes": dict(example.sizes),
+            "draws": {name: encode(draw) for name, draw in example.draws},
+            "arrays": recorder.refs(pair.plan.arrays(example)),
+            "weights": example.weights,
+            "weights_seed": example.weights_seed,
+        }
+    )
+
+
+def compact(value: Array) -> Array:
+    """The values in float32 where that is exact, as it is for weights of the working dtype."""
+    if value.dtype != np.float64:
+        return value
+    with np.errstate(over="ignore"):
+        narrow = value.astype(np.float32)
+    return narrow if np.array_equal(narrow, value, equal_nan=True) else value
+
+
+def _record_example(
+    pair: Pair, example: Example, request: Request, recorder: Recorder, *, first: bool
+) -> None:
+    point = pair.point(example)
+    if first and between_calls(pair, "reference", point, lambda text: None) is not None:
+        raise GoldenError(
+            "golden traces: the reference differs from itself between two equal calls (dropout "
+            "left on?), so what it gave once is nothing to judge by"
+        )
+    observer = Observer(pair, 1)
+    for training in (False, True) if "training" in request.checks else (False,):
+        for near in _points(pair, point):
+            still = pair.run("reference", near, "double", training=training)
+            pair.run("reference", near, "working", training=training)
+            _record_jitter(observer, near, still, recorder, training=training)
+
+
+def _points(pair: Pair, point: Point) -> Iterator[Point]:
+    """The point, then those nearby; the cotangents are made by the run at the first."""
+    yield point
+    for seed in range(1, NEIGHBOURS + 1):
+        yield pair.near(point, seed)
+
+
+def _record_jitter(
+    observer: Observer, point: Point, still: Any, recorder: Recorder, *, training: bool
+) -> None:
+    recorder.paused = True
+    try:
+        for draws in DRAWS:
+            made = observer.jitter(point, still, draws, training)
+            recorder.jitters[keys.of_jitter(point, draws, training=training)] = {
+                name: float(spread) for name, spread in made.items()
+            }
+    finally:
+        recorder.paused = False
+
+
+def _facts(opened: Opened, case: str, request: Request, recorder: Recorder) -> dict[str, Any]:
+    """What the index holds beside its files and the given weights."""
+    side = opened.side
+    return {
+        "case": case,
+        "numpy": np.__version__,
+        "framework": side.framework,
+        "environment": encode(opened.backend.environment()),
+        "dtype": request.dtype,
+        "device": request.device,
+        "mode": request.mode,
+        "checks": list(request.checks),
+        "shared": request.weights != "given",
+        "seed": request.seed,
+        "order": list(request.plan.order),
+        "parameters": [encode(parameter) for parameter in side.parameters()],
+        "weights": recorder.weights,
+        "input_axes": encode(opened.input_axes),
+        "output_axes": encode(opened.output_axes),
+        "notices": list(opened.notices),
+        "leaks": list(side.leaks),
+        "rounded_constants": list(map(str, side.rounded_constants)),
+        "examples": recorder.examples,
+        "passes": recorder.passes,
+        "jitters": recorder.jitters,
+    }
