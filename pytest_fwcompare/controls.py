@@ -17,6 +17,9 @@ from pytest_fwcompare.records import Control, Controls
 RELATIVE = 1e-3
 """Size of a disturbance, relative to the tensor's own scale."""
 
+UNITS = 64
+"""In roundings of the working dtype, where that is more: what the judge is meant to notice."""
+
 LIMIT = 8
 """Parameters disturbed one by one; the others are covered by their gradients alone."""
 
@@ -56,8 +59,9 @@ def disturb(pair: Pair, example: Example) -> Controls:
 def _control(
     pair: Pair, point: Point, still: Run, values: Mapping[str, Array], name: str
 ) -> Control:
+    size = max(RELATIVE, UNITS * unit_roundoff(pair.dtype))
     # All others are loaded, as the port ran undisturbed before.
-    pair.port.side.load({name: _disturbed(values[name], len(name))}, "double")
+    pair.port.side.load({name: _disturbed(values[name], size, len(name))}, "double")
     pair.mark_loaded("port", "double", object())
     other = Point(point.inputs, None, object(), point.rng_seed, point.cotangents)
     disturbed = pair.run("port", other, "double", backward=False)
@@ -67,12 +71,12 @@ def _control(
         judged = assess(item, pair.dtype)
         ratio = max(ratio, judged.semantic_ratio)
         noticed = noticed or judged.verdict in ("semantic", "nonfinite")
-    return Control(name, RELATIVE, noticed, ratio)
+    return Control(name, size, noticed, ratio)
 
 
-def _disturbed(value: Array, seed: int) -> Array:
-    """The value moved at random by up to `RELATIVE` of its scale, exact in float32."""
-    size = RELATIVE * (finite_maximum(value) or 1.0)
+def _disturbed(value: Array, relative: float, seed: int) -> Array:
+    """The value moved at random by up to `relative` of its scale, exact in float32."""
+    size = relative * (finite_maximum(value) or 1.0)
     changed = np.asarray(np.random.default_rng(seed).uniform(-size, size, value.shape))
     changed += value
     np.copyto(changed, changed.astype(np.float32))

@@ -11,6 +11,7 @@ from pytest_fwcompare.judge.distances import unit_roundoff
 from pytest_fwcompare.judge.tally import TRAINING, Finding, plain_verdict
 from pytest_fwcompare.judge.verdict import Assessment
 from pytest_fwcompare.outputs import StructureError
+from pytest_fwcompare.overflow import excused, overflow_at
 from pytest_fwcompare.pair import Pair
 from pytest_fwcompare.points import Point
 from pytest_fwcompare.records import Verdict
@@ -32,8 +33,16 @@ def judge_example(
     assessments = _assess(pair, point, training)
     verdict = plain_verdict(assessments)
     notices: tuple[str, ...] = ()
+    if verdict in ("nonfinite", "precision"):
+        found = overflow_at(pair, point, training=training)
+        if found is not None:
+            notices = (found.text,)
+        if found is not None and found.excused:
+            assessments = excused(assessments)
+            verdict = plain_verdict(assessments)
     if verdict != "equivalent" and not _settled_forward(assessments, verdict):
-        verdict, notices = _confirm(pair, point, example, assessments, verdict, training)
+        verdict, said = _confirm(pair, point, example, assessments, verdict, training)
+        notices += said
     return Finding(example, number, verdict, _told(assessments, verdict), notices)
 
 
