@@ -8,7 +8,7 @@ whose maximum is not subtracted), which is a fault.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -121,7 +121,7 @@ def _exact(item: Assessment) -> Verdict:
     return "semantic" if item.semantic_ratio > SEMANTIC_FACTOR else "equivalent"
 
 
-def _among(made: Format, role: str, *tensors: dict[str, Array]) -> Beyond | None:
+def _among(made: Format, role: str, *tensors: Mapping[str, Array]) -> Beyond | None:
     for group in tensors:
         for name, value in group.items():
             if value.dtype.kind == "f" and (size := _size(value, made)):
