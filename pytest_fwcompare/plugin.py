@@ -71,8 +71,10 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(collector, "fwcompare-collector")
         if os.environ.get("GITHUB_ACTIONS") == "true":
             from pytest_fwcompare.report.github import GitHub
+            from pytest_fwcompare.report.host import host_of
 
-            github = GitHub(config, collector.results, os.environ)
+            host = host_of(config, settings.command)
+            github = GitHub(config, collector.results, os.environ, host)
             config.pluginmanager.register(github, "fwcompare-github")
         from pytest_fwcompare.report.live import Live
 
@@ -211,11 +213,15 @@ class Collector:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        wanted = self._config.stash[SETTINGS].report
+        settings = self._config.stash[SETTINGS]
+        wanted = settings.report
         if any(wanted) and not self._config.option.collectonly:
             from pytest_fwcompare.report.files import write_all
+            from pytest_fwcompare.report.host import host_of
 
-            self._told, failed = write_all(wanted, self.results())
+            self._told, failed = write_all(
+                wanted, self.results(), host_of(self._config, settings.command)
+            )
             if failed and session.exitstatus == pytest.ExitCode.OK:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

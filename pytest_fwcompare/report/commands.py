@@ -17,17 +17,18 @@ LOG_WIDTH = 160
 """Columns where nothing says how many there are."""
 
 
-def load(path: Path) -> list[Result]:
-    """The results of a saved run.
+def load(path: Path) -> tuple[list[Result], dict[str, str]]:
+    """The results of a saved run, and its machine and command.
 
     Raises:
         UsageError: the file is no report, is cut off, or was written by a newer version.
         OSError: it cannot be read.
     """
-    from pytest_fwcompare.report.json import run_from_json
+    from pytest_fwcompare.report.json import host_from_json, run_from_json
 
     try:
-        return run_from_json(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        return run_from_json(text), host_from_json(text)
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not a text file: {error}") from None
     except UsageError as error:
@@ -56,9 +57,9 @@ def report(options: argparse.Namespace) -> int:
     for path in options.output:
         check_path(path, f"-o {path}")
         check_installed(path.suffix, f"-o {path}")
-    results = load(options.saved)
+    results, host = load(options.saved)
     for path in options.output:
-        write(path, results)
+        write(path, results, host)
         print(f"report: {path}")
     return 0
 
@@ -79,7 +80,7 @@ def show(options: argparse.Namespace) -> int:
     from pytest_fwcompare.report.facts import name_of, title
     from pytest_fwcompare.report.terminal import table
 
-    results = load(options.saved)
+    results, _ = load(options.saved)
     chosen = [result for result in results if options.test in name_of(result)]
     if options.test and not chosen:
         raise UsageError(
@@ -115,7 +116,7 @@ def diff(options: argparse.Namespace) -> int:
 
     if not options.factor >= 1:
         raise UsageError(f"--factor: expected at least 1, got {options.factor}")
-    found = difference(load(options.old), load(options.new), options.factor)
+    found = difference(load(options.old)[0], load(options.new)[0], options.factor)
     print(*told(found, options.factor), sep="\n")
     return int(found.differs)
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from pytest_fwcompare.recording import Result, badness
 from pytest_fwcompare.records import Change, Comparison, Controls, Drift, Timing
+from pytest_fwcompare.report.host import Host
 from pytest_fwcompare.report.numbers import figure, times
 from pytest_fwcompare.report.text import place, tensor_sentences, worst_tensor
 
@@ -59,8 +60,13 @@ def title(results: Sequence[Result]) -> str:
     return f"{len(results) - held} of {len(results)} comparisons do not hold"
 
 
-def run_facts(results: Sequence[Result]) -> Iterator[Fact]:
-    """The same of a whole run: how much was compared, the worst case, what is not covered."""
+def run_facts(results: Sequence[Result], host: Host | None = None) -> Iterator[Fact]:
+    """The same of a whole run: how much was compared, the worst case, what is not covered.
+
+    Args:
+        results: of the run.
+        host: its machine, where it is known.
+    """
     made = [result.comparison for result in results]
     if not made:
         return
@@ -83,14 +89,28 @@ def run_facts(results: Sequence[Result]) -> Iterator[Fact]:
             f"{caught} of {total_tried} disturbances noticed, in {len(tried)} comparisons",
         )
     blind = [result for result in results if result.comparison.controls.uncovered]
-    for result in blind:
+    for result in blind[:MOST_NAMES]:
         yield Fact("Not covered", f"{uncovered(result.comparison.controls)} ({name_of(result)})")
+    if len(blind) > MOST_NAMES:
+        yield Fact("Not covered", f"and parameters of {len(blind) - MOST_NAMES} more comparisons")
+    for line in odd_ones(results):
+        yield Fact("Odd one out", line)
     drifts = [comparison.drift for comparison in made if comparison.drift is not None]
     if drifts:
         count = sum(drift.drifted for drift in drifts)
         yield Fact("Drift", f"{count} of {len(drifts)} moved against the baseline")
     if found := framework_versions(results):
         yield Fact("Versions", ", ".join(found))
+    if host:
+        yield Fact("Machine", machine(host))
+
+
+def machine(host: Host) -> str:
+    """The machine of a run in a line."""
+    named = [f"{key} {host[key]}" for key in ("python", "pytest", "numpy") if key in host]
+    plain = [host[key] for key in ("system", "machine") if key in host]
+    count = [f"{host['processors']} processors"] if "processors" in host else []
+    return ", ".join([*plain, *count, *named])
 
 
 def name_of(result: Result) -> str:
@@ -107,11 +127,14 @@ def framework_versions(results: Iterable[Result]) -> list[str]:
     return sorted(found)
 
 
-def command(results: Sequence[Result]) -> str:
-    """The command that runs all tests of these results again; "" if no result says how.
+def command(results: Sequence[Result], host: Host | None = None) -> str:
+    """The command that makes these results again; "" if nothing says how.
 
-    A comparison's own command ends with its test; the files of all tests take its place.
+    The one that was typed, if it is known. Otherwise that of a comparison, which ends with its
+    test: the files of all tests take its place.
     """
+    if host and "command" in host:
+        return host["command"]
     for result in results:
         try:
             words = shlex.split(result.comparison.replay.partition("\n")[0])
@@ -121,6 +144,24 @@ def command(results: Sequence[Result]) -> str:
             files = dict.fromkeys(other.test.partition("::")[0] for other in results)
             return shlex.join([*words[:-1], *files])
     return ""
+
+
+def odd_ones(results: Sequence[Result]) -> list[str]:
+    """Which framework is odd in the tests that judged several and found them to differ."""
+    from pytest_fwcompare.judge.odd import odd_one_out
+
+    groups: dict[tuple[str, int], dict[str, Comparison]] = {}
+    for result in results:
+        made = result.comparison
+        if result.test != result.group:
+            groups.setdefault((result.group, result.index), {})[made.port] = made
+    lines = []
+    for (group, _), ports in groups.items():
+        if len(ports) > 1 and len({comparison.reference for comparison in ports.values()}) == 1:
+            found = odd_one_out(ports)
+            if found.names or found.tie:
+                lines.append(f"{group}: {found.text}")
+    return lines
 
 
 def drift_facts(drift: Drift) -> Iterator[Fact]:

@@ -11,10 +11,16 @@ from pathlib import Path
 from pytest_fwcompare.errors import UsageError
 from pytest_fwcompare.options.report import SUFFIXES, Reports
 from pytest_fwcompare.recording import Result
+from pytest_fwcompare.report.host import Host
 
 
-def render(suffix: str, results: Sequence[Result]) -> str:
+def render(suffix: str, results: Sequence[Result], host: Host | None = None) -> str:
     """The report's text.
+
+    Args:
+        suffix: ".json", ".html" or ".md".
+        results: of the run.
+        host: its machine and command, where they are known.
 
     Raises:
         UsageError: no report is written with that suffix.
@@ -22,21 +28,21 @@ def render(suffix: str, results: Sequence[Result]) -> str:
     if suffix == ".json":
         from pytest_fwcompare.report.json import run_to_json
 
-        return run_to_json(results)
+        return run_to_json(results, host)
     if suffix == ".md":
         from pytest_fwcompare.report.markdown import run_to_markdown
 
-        return run_to_markdown(results)
+        return run_to_markdown(results, host)
     if suffix == ".html":
         from pytest_fwcompare.report.html import run_to_html
 
-        return run_to_html(results)
+        return run_to_html(results, host)
     raise UsageError(
         f"report: unsupported suffix {suffix!r}; reports are written as {', '.join(SUFFIXES)}"
     )
 
 
-def write_all(wanted: Reports, results: Sequence[Result]) -> tuple[list[str], bool]:
+def write_all(wanted: Reports, results: Sequence[Result], host: Host) -> tuple[list[str], bool]:
     """Write every report of a run that was asked for.
 
     Returns:
@@ -48,16 +54,16 @@ def write_all(wanted: Reports, results: Sequence[Result]) -> tuple[list[str], bo
         if target is None:
             continue
         try:
-            lines.append(_write_one(target, target == wanted.tensorboard, results))
+            lines.append(_write_one(target, target == wanted.tensorboard, results, host))
         except Exception as error:
             failed = True
             lines.append(f"error: {target} was not written: {type(error).__name__}: {error}")
     return lines, failed
 
 
-def _write_one(target: Path, events: bool, results: Sequence[Result]) -> str:
+def _write_one(target: Path, events: bool, results: Sequence[Result], host: Host) -> str:
     if not events:
-        write(target, results)
+        write(target, results, host)
         return f"report: {target}"
     from pytest_fwcompare.report.tensorboard import write_events
 
@@ -65,9 +71,9 @@ def _write_one(target: Path, events: bool, results: Sequence[Result]) -> str:
     return f"event files: tensorboard --logdir {shlex.quote(str(target))}"
 
 
-def write(path: Path, results: Sequence[Result]) -> None:
+def write(path: Path, results: Sequence[Result], host: Host | None = None) -> None:
     """Write a report, whole or not at all: a run that is cut off leaves the old file."""
-    text = render(path.suffix, results)
+    text = render(path.suffix, results, host)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)

@@ -14,6 +14,7 @@ import pytest
 
 from pytest_fwcompare.recording import Result
 from pytest_fwcompare.report.facts import facts, name_of
+from pytest_fwcompare.report.host import Host
 from pytest_fwcompare.report.text import headline
 
 TOLD = ("Where", "Cause", "Evidence", "Hint", "Drift", "Whose doing", "Changed since")
@@ -55,6 +56,7 @@ class GitHub:
         config: of the run.
         results: gives what the reports carried.
         environment: of the process.
+        host: the machine and the command of the run.
     """
 
     def __init__(
@@ -62,8 +64,10 @@ class GitHub:
         config: pytest.Config,
         results: Callable[[], Sequence[Result]],
         environment: Mapping[str, str],
+        host: Host,
     ) -> None:
         self._config, self._results, self._environment = config, results, environment
+        self._host = host
         self._failed: dict[str, tuple[str, int]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -93,7 +97,7 @@ class GitHub:
 
         try:
             with Path(path).open("a", encoding="utf-8") as file:
-                file.write(run_to_markdown(results) + "\n")
+                file.write(run_to_markdown(results, self._host) + "\n")
         except OSError as error:  # the tests' outcome is not lost to a summary
             text = escape_message(f"fwcompare: no step summary was written: {error}")
             terminalreporter.write_line(f"::warning::{text}")

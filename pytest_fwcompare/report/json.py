@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from pytest_fwcompare import __version__
 from pytest_fwcompare.errors import UsageError
 from pytest_fwcompare.recording import Result
 from pytest_fwcompare.records import Comparison
+from pytest_fwcompare.report.host import Host
 
 FORMAT = 1
 """Version of the file; a reader refuses a newer one."""
 
 
-def run_to_json(results: Sequence[Result]) -> str:
-    """The text of the file: `format`, `version`, and one entry a comparison, in order of test."""
+def run_to_json(results: Sequence[Result], host: Host | None = None) -> str:
+    """The text of the file: `format`, `version`, `host`, and one entry a comparison.
+
+    Args:
+        results: written in order of test.
+        host: the machine and the command of the run, where they are known.
+    """
     entries = [
         {
             "test": result.test,
@@ -26,7 +33,12 @@ def run_to_json(results: Sequence[Result]) -> str:
         }
         for result in sorted(results, key=lambda result: (result.test, result.index))
     ]
-    data = {"format": FORMAT, "version": __version__, "comparisons": entries}
+    data = {
+        "format": FORMAT,
+        "version": __version__,
+        "host": dict(host or {}),
+        "comparisons": entries,
+    }
     return json.dumps(data, indent=1, allow_nan=False) + "\n"
 
 
@@ -36,19 +48,8 @@ def run_from_json(text: str) -> list[Result]:
     Raises:
         UsageError: it is not such a file, or was written by a newer version.
     """
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise UsageError(f"report: not JSON: {error}") from None
-    if not isinstance(data, dict) or not isinstance(data.get("format"), int):
-        raise UsageError("report: expected an object with a 'format' number")
-    if data["format"] > FORMAT:
-        raise UsageError(
-            f"report: format {data['format']} was written by a newer pytest-fwcompare; this one "
-            f"reads up to {FORMAT}. Upgrade it"
-        )
     results = []
-    for number, entry in enumerate(data.get("comparisons", [])):
+    for number, entry in enumerate(_read(text).get("comparisons", [])):
         try:
             comparison = Comparison.from_json(json.dumps(entry["comparison"]))
             results.append(
@@ -63,3 +64,30 @@ def run_from_json(text: str) -> list[Result]:
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f"report: comparisons[{number}]: {error!r}") from None
     return results
+
+
+def host_from_json(text: str) -> dict[str, str]:
+    """The machine and the command that `run_to_json` wrote.
+
+    Raises:
+        UsageError: as `run_from_json`.
+    """
+    host = _read(text).get("host", {})
+    if not isinstance(host, dict):
+        raise UsageError(f"report: host: expected an object, got {type(host).__name__}")
+    return {str(name): str(value) for name, value in host.items()}
+
+
+def _read(text: str) -> dict[str, Any]:
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"report: not JSON: {error}") from None
+    if not isinstance(data, dict) or not isinstance(data.get("format"), int):
+        raise UsageError("report: expected an object with a 'format' number")
+    if data["format"] > FORMAT:
+        raise UsageError(
+            f"report: format {data['format']} was written by a newer pytest-fwcompare; this one "
+            f"reads up to {FORMAT}. Upgrade it"
+        )
+    return data

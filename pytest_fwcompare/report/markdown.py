@@ -16,6 +16,7 @@ from pytest_fwcompare.report.facts import (
     run_facts,
     title,
 )
+from pytest_fwcompare.report.host import Host
 from pytest_fwcompare.report.numbers import figure, seconds
 from pytest_fwcompare.report.text import headline
 
@@ -37,7 +38,7 @@ def card(comparison: Comparison, test: str = "") -> str:
     return "\n".join(lines) + "\n"
 
 
-def run_to_markdown(results: Sequence[Result]) -> str:
+def run_to_markdown(results: Sequence[Result], host: Host | None = None) -> str:
     """How the run went, a table of all comparisons, and a card for each that does not hold.
 
     With one comparison its card is all there is to read. Of many that fail, the worst have cards:
@@ -50,8 +51,8 @@ def run_to_markdown(results: Sequence[Result]) -> str:
     else:
         lines += [f"**{title(results)}**", ""]
         if ordered:
-            lines += [*_listed(run_facts(results)), "", *_table(ordered)]
-            lines += _fenced(command(results))
+            lines += [*_listed(run_facts(results, host)), "", *_table(ordered)]
+            lines += _fenced(command(results, host))
         lines.append("")
         failed = [result for result in ordered if not result.comparison.passed]
         shown = failed[:MOST_CARDS]

@@ -48,9 +48,14 @@ def run_schema() -> Schema:
         "properties": {
             "format": {"const": FORMAT},
             "version": {"type": "string", "description": "Of the package that wrote it."},
+            "host": {
+                "type": "object",
+                "additionalProperties": {"type": "string"},
+                "description": "The machine and the command of the run.",
+            },
             "comparisons": {"type": "array", "items": _entry()},
         },
-        "required": ["format", "version", "comparisons"],
+        "required": ["format", "version", "host", "comparisons"],
         "additionalProperties": False,
         "$defs": parts,
     }

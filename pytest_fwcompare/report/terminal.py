@@ -8,8 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pytest_fwcompare.options import Settings
 from pytest_fwcompare.options.axes import default_frameworks
 from pytest_fwcompare.recording import Result
-from pytest_fwcompare.records import Comparison, Timing
-from pytest_fwcompare.report.facts import fastest, measured, total
+from pytest_fwcompare.records import Timing
+from pytest_fwcompare.report.facts import fastest, measured, odd_ones, total
 from pytest_fwcompare.report.numbers import figure, seconds
 
 HEADINGS = ("test", "framework", "verdict", "gap", "noise", "forward", "backward", "ratio")
@@ -66,24 +66,6 @@ def table(results: Iterable[Result], width: int) -> list[str]:
     if not all(timing.synchronised for timing in timings):
         lines.append("? calls returned before their work was done; the times mislead")
     return [*lines, *odd_ones(results)]
-
-
-def odd_ones(results: Sequence[Result]) -> list[str]:
-    """Which framework is odd in the tests that judged several and found them to differ."""
-    from pytest_fwcompare.judge.odd import odd_one_out
-
-    groups: dict[tuple[str, int], dict[str, Comparison]] = {}
-    for result in results:
-        made = result.comparison
-        if result.test != result.group:
-            groups.setdefault((result.group, result.index), {})[made.port] = made
-    lines = []
-    for (group, _), ports in groups.items():
-        if len(ports) > 1 and len({comparison.reference for comparison in ports.values()}) == 1:
-            found = odd_one_out(ports)
-            if found.names or found.tie:
-                lines.append(f"{group}: {found.text}")
-    return lines
 
 
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:

@@ -17,11 +17,13 @@ from pytest_fwcompare.report.facts import (
     facts,
     fastest,
     grouped,
+    machine,
     measured,
     name_of,
     run_facts,
     title,
 )
+from pytest_fwcompare.report.host import Host
 from pytest_fwcompare.report.html import tables
 from pytest_fwcompare.report.html.figures import Figure, figures
 from pytest_fwcompare.report.html.tables import Cell, Table
@@ -66,7 +68,7 @@ class Case(NamedTuple):
     charted: bool
 
 
-def run_to_html(results: Sequence[Result]) -> str:
+def run_to_html(results: Sequence[Result], host: Host | None = None) -> str:
     """The page: an overview and a section for each comparison, the worst first.
 
     All text is escaped by the template; the SVG of the charts is the only markup put in.
@@ -79,12 +81,17 @@ def run_to_html(results: Sequence[Result]) -> str:
         version=__version__,
         title=title(results),
         counts=[(word, counts[word], MEANINGS[word]) for word in reversed(SEVERITY)],
-        facts=grouped(run_facts(results)) if len(results) > 1 else [],
-        command=command(results) if len(results) > 1 else "",
+        facts=grouped(run_facts(results, host)) if len(results) > 1 else alone(host),
+        command=command(results, host) if len(results) > 1 else "",
         overview=overview(cases, best),
         cases=cases,
         style=files(__package__).joinpath("style.css").read_text(encoding="utf-8"),
     )
+
+
+def alone(host: Host | None) -> list[tuple[str, list[str]]]:
+    """What heads the page of a single comparison, which tells the rest itself."""
+    return [("Machine", [machine(host)])] if host else []
 
 
 @cache
@@ -121,6 +128,7 @@ def case(place: int, result: Result, best: dict[tuple[str, int], float]) -> Case
     lists += [
         tables.drift(made),
         tables.controls(made),
+        tables.uncovered(made),
         tables.weights(made),
         tables.environment(made.environment),
     ]

@@ -11,6 +11,9 @@ SVG = "{http://www.w3.org/2000/svg}"
 DROPPED = ("role", "aria-roledescription", "aria-hidden", "pointer-events", "class", "font-family")
 """What Vega writes for its own viewer; the page has one description and one font for a chart."""
 
+PLAIN = ("opacity", "fill-opacity", "stroke-opacity", "stroke-width")
+"""Attributes whose 1 is SVG's own default."""
+
 FRAMES = ("background", "foreground")
 """Invisible areas that only Vega's own viewer needs."""
 
@@ -42,6 +45,9 @@ def _tidy(element: ElementTree.Element) -> None:
     described = element.attrib.pop("aria-label", None)
     for name in DROPPED:
         element.attrib.pop(name, None)
+    for name in PLAIN:
+        if element.get(name) == "1":
+            del element.attrib[name]
     for child in list(element):
         if child.get("class") in FRAMES or child.get("display") == "none":
             element.remove(child)

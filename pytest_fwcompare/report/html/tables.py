@@ -198,6 +198,12 @@ def controls(comparison: Comparison) -> Table:
     return Table("Disturbances of the port, which the judge must notice", headings, rows)
 
 
+def uncovered(comparison: Comparison) -> Table:
+    """All parameters that the comparison says nothing about."""
+    rows = tuple((name(parameter),) for parameter in comparison.controls.uncovered)
+    return Table("Not covered: parameters whose change nothing notices", ("Parameter",), rows)
+
+
 def weights(comparison: Comparison) -> Table:
     """How the port's parameters were filled."""
     rows = tuple(
