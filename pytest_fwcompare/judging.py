@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from pytest_fwcompare.errors import ModelError, OutOfMemory
@@ -34,7 +35,7 @@ def judge_examples(pair: Pair, request: Request, story: Story) -> None:
         searched = 0  # a search leans on Hypothesis' version and on what else is imported
     if not request.plan.specs and not request.plan.searched:
         searched = 0
-    for example in request.plan.planned(request.examples - searched):
+    for example in by_weights(request.plan.planned(request.examples - searched)):
         visit(example)
         if story.unsteady is not None:
             break
@@ -49,6 +50,14 @@ def judge_examples(pair: Pair, request: Request, story: Story) -> None:
         story.notices[f"{count} examples left out, as the reference cannot run them: {reason}"] = (
             None
         )
+
+
+def by_weights(examples: Iterable[Example]) -> list[Example]:
+    """Examples with equal weights one after the other, so that those are loaded once."""
+    groups: dict[tuple[str, int], list[Example]] = {}
+    for example in examples:
+        groups.setdefault((example.weights, example.weights_seed), []).append(example)
+    return [example for group in groups.values() for example in group]
 
 
 def look_for_instability(pair: Pair, example: Example, mode: str, story: Story) -> None:

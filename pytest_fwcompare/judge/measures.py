@@ -108,26 +108,23 @@ def measure_together(tensors: Sequence[Runs]) -> list[Measured]:
     )
     sizes = np.array([runs.reference64.size for runs in tensors])
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    apart = np.empty_like(exact)
+
+    def largest(one: Array, other: Array) -> Array:
+        np.subtract(one, other, out=apart)
+        return np.maximum.reduceat(np.abs(apart, out=apart), starts)
+
     with np.errstate(invalid="ignore", over="ignore"):
-        apart = np.abs(exact - exact_port)
-        gaps, *rest = (
-            np.maximum.reduceat(values, starts)
-            for values in (
-                apart,
-                np.abs(exact - ours),
-                np.abs(exact_port - theirs),
-                np.abs(ours - theirs),
-                np.abs(exact),
-            )
-        )
+        gaps = largest(exact, exact_port)
+        # The first place of each tensor at which its largest gap is, if that is a number.
+        places = np.flatnonzero(apart == np.repeat(gaps, sizes))
+        rest = [largest(exact, ours), largest(exact_port, theirs), largest(ours, theirs)]
+        scales = np.maximum.reduceat(np.abs(exact, out=apart), starts)
         finite = np.isfinite(gaps + rest[0] + rest[1] + rest[2])
-    # The first place of each tensor at which its largest gap is; none where that is no number.
-    places = np.flatnonzero(apart == np.repeat(gaps, sizes))
+    first = starts
     if len(places):
         first = places[np.minimum(np.searchsorted(places, starts), len(places) - 1)]
-    else:
-        first = starts
-    columns = (starts, first, gaps, *rest, exact[first], exact_port[first], finite)
+    columns = (starts, first, gaps, *rest, scales, exact[first], exact_port[first], finite)
     return [
         _single(runs, *figures)
         for runs, figures in zip(
