@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from pytest_fwcompare.backends.base import Parameter
 from pytest_fwcompare.errors import MappingError
 from pytest_fwcompare.weights.guess import Candidates, Choice, Plan, candidates
-from pytest_fwcompare.weights.mapping import Evidence, Mapping
+from pytest_fwcompare.weights.mapping import Evidence, Link, Mapping
+from pytest_fwcompare.weights.transforms import Identity
 
 MOST_CALLS = 60
 """Candidates shown to the evidence at most; each costs a run of both shadows."""
@@ -18,6 +19,10 @@ CLOSER = 10.0
 
 MOST_DOUBTS = 30
 """Of them, at most so many for pairings that order and shapes already agree on."""
+
+
+FEW = 30
+"""Parameters that are paired faster than both models are run."""
 
 
 def automatic_mapping(
@@ -43,6 +48,10 @@ def automatic_mapping(
         MappingError: nothing in common, or a question that matters stays open; with the
             candidates.
     """
+    if reference_framework == port_framework and evidence is not None:
+        same = by_equal_names(reference_parameters, port_parameters)
+        if same is not None and evidence(same).settled:
+            return same
     made = candidates(
         reference_parameters,
         port_parameters,
@@ -57,6 +66,25 @@ def automatic_mapping(
             raise ambiguous(undecided)
         return made.best
     return Search(made, evidence).run()
+
+
+def by_equal_names(reference: Sequence[Parameter], port: Sequence[Parameter]) -> Mapping | None:
+    """The mapping of one model onto another of the same structure in the same framework.
+
+    None if the structures differ, or have so few parameters that pairing them takes less time
+    than the evidence for this would.
+    """
+    if len(reference) < FEW or len(reference) != len(port):
+        return None
+    for ours, theirs in zip(reference, port, strict=True):
+        if (ours.name, ours.shape, ours.kind) != (theirs.name, theirs.shape, theirs.kind):
+            return None
+    return Mapping(
+        tuple(
+            Link(p.name, (p.name,), Identity(), "the same name, shape and layer in both models")
+            for p in reference
+        )
+    )
 
 
 @dataclass

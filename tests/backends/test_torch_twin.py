@@ -15,7 +15,7 @@ from torch import nn  # noqa: E402
 
 from pytest_fwcompare.backends import registry  # noqa: E402
 from pytest_fwcompare.backends.base import Argument  # noqa: E402
-from pytest_fwcompare.backends.torch.twin import numpy_stream  # noqa: E402
+from pytest_fwcompare.backends.torch.guard import numpy_stream  # noqa: E402
 from pytest_fwcompare.errors import ModelError  # noqa: E402
 
 X = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)

@@ -24,6 +24,7 @@ from pytest_fwcompare.backends.exhausted import failed
 from pytest_fwcompare.backends.torch.dropout import SharedDropout
 from pytest_fwcompare.backends.torch.exposed import gradients, one_by_one
 from pytest_fwcompare.backends.torch.flatten import flatten
+from pytest_fwcompare.backends.torch.guard import guarded
 from pytest_fwcompare.backends.torch.modes import runner, running
 from pytest_fwcompare.backends.torch.precision import arithmetic, cast
 from pytest_fwcompare.backends.torch.shadow import Float64Mode
@@ -31,7 +32,7 @@ from pytest_fwcompare.backends.torch.twin import (
     DTYPES,
     Slot,
     frozen_names,
-    guarded,
+    own_tensor,
     plain_module,
     prepare,
     short,
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
 
 
 nothing = contextlib.nullcontext
+
+HEAVY = 100_000
+"""Values of a parameter of which two copies at a time are one too many."""
 
 
 class TorchSide(Side):
@@ -119,22 +123,27 @@ class TorchSide(Side):
             )
         with torch.no_grad():
             for name in values:
-                target, shape = known[name].tensor, known[name].parameter.shape
-                if self.device.type == "cpu":
-                    # Other memory, not other values: records of earlier passes share the old one.
-                    target.data = target.data.new_empty(0)
-                array = np.asarray(values[name], order="C")  # ascontiguousarray: a scalar is (1,)
-                if array.shape != shape:
-                    raise UsageError(
-                        f"{self.role}: parameter {name!r} has shape {shape}, got values of shape "
-                        f"{array.shape}"
-                    )
-                fresh = torch.from_numpy(array).to(self.device, target.dtype, copy=True)
-                if self.device.type == "cpu":
-                    target.data = fresh
-                else:
-                    target.copy_(fresh)
+                self._fill(known[name], values)
         self.loads[precision] += 1
+
+    def _fill(self, slot: Slot, values: Mapping[str, Array]) -> None:
+        """Give a parameter its value, the old one let go before the new one is made."""
+        name, target = slot.parameter.name, slot.tensor
+        on_cpu = self.device.type == "cpu"
+        if on_cpu and target.numel() > HEAVY:
+            target.data = target.data.new_empty(0)
+        array = np.asarray(values[name], order="C")  # ascontiguousarray makes a scalar (1,)
+        if array.shape != slot.parameter.shape:
+            raise UsageError(
+                f"{self.role}: parameter {name!r} has shape {slot.parameter.shape}, got values of "
+                f"shape {array.shape}"
+            )
+        fresh = own_tensor(array, target.dtype, self.device)
+        if on_cpu:
+            # Other memory, not other values: records of earlier passes share the old one.
+            target.data = fresh
+        else:
+            target.copy_(fresh)
 
     def forward(
         self,
@@ -207,9 +216,9 @@ class TorchSide(Side):
         positional: list[torch.Tensor] = []
         keywords: dict[str, torch.Tensor] = {}
         for argument in arguments:
-            tensor = torch.from_numpy(np.array(argument.value)).to(self.device)
+            tensor = own_tensor(argument.value, dtype, self.device)
             if tensor.is_floating_point():
-                tensor = tensor.to(dtype).requires_grad_(gradients)
+                tensor.requires_grad_(gradients)
             if argument.keyword:
                 keywords[argument.name] = tensor
             else:
@@ -434,7 +443,7 @@ class TorchPass(Pass):
 
     def _cotangent(self, value: Array, output: torch.Tensor) -> torch.Tensor:
         """A cotangent as a tensor like its output."""
-        return torch.from_numpy(np.array(value)).to(output.device, output.dtype)
+        return own_tensor(value, output.dtype, output.device)
 
     def _dtype(self, tensor: torch.Tensor) -> str:
         """NumPy name of the dtype in which a gradient of the tensor is handed out."""

@@ -114,7 +114,7 @@ class Recorder(Float64Mode):
         func: Callable[..., Any],
         operation: str,
         args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        kwargs: Mapping[str, Any],
     ) -> Any:
         used = list(tensors_in([*args, *kwargs.values()]))
         watching = self._hook is not None  # a backward pass may run operations, too

@@ -75,8 +75,8 @@ class Float64Mode(TorchFunctionMode):  # type: ignore[misc]
             found = _known[func] = _kind_of(func)
         kind, operation = found
         if kind == "plain":
-            if _untouched(args) and (kwargs is None or _untouched(kwargs.values())):
-                return self.run(func, operation, args, dict(kwargs or {}))
+            if _untouched(args) and (not kwargs or _untouched(kwargs.values())):
+                return self.run(func, operation, args, kwargs or {})
         elif kind == "set":
             return func(*args, **(kwargs or {}))
         elif kind == "get":
@@ -96,10 +96,13 @@ class Float64Mode(TorchFunctionMode):  # type: ignore[misc]
         func: Callable[..., Any],
         operation: str,
         args: tuple[Any, ...],
-        kwargs: dict[str, Any],
+        kwargs: Mapping[str, Any],
     ) -> Any:
         """Run one operation on lifted arguments; its result is float64, too."""
-        return self.settle(REPLACED.get(func, func)(*args, **kwargs), operation)
+        result = REPLACED.get(func, func)(*args, **kwargs)
+        if type(result) is torch.Tensor and result.dtype not in WIDER:
+            return result
+        return self.settle(result, operation)
 
     def property(self, func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """Read a property such as `x.shape` or `x.mT`."""
