@@ -18,6 +18,7 @@ from pytest_fwcompare.pair import Pair
 from pytest_fwcompare.points import Run
 from pytest_fwcompare.sides import Opened
 from pytest_fwcompare.weights.mapping import Evidence, Link, Mapping
+from pytest_fwcompare.weights.usage import InUse, by_use, siblings_of
 
 
 def choose_mapping(
@@ -57,7 +58,11 @@ def choose_mapping(
         )
     if weights == "auto":
         return automatic_mapping(
-            ours, theirs, **frameworks, evidence=evidence_of(make_pair, example)
+            ours,
+            theirs,
+            **frameworks,
+            evidence=evidence_of(make_pair, example),
+            in_use=order_of_use(make_pair, example),
         )
     if weights == "given":
         try:
@@ -111,6 +116,34 @@ def evidence_of(
         return Evidence(found, gap, suspects)
 
     return evidence
+
+
+def order_of_use(
+    make_pair: Callable[[Mapping], Pair], example: Example | None = None
+) -> Callable[[], InUse | None]:
+    """A function that lists both sides' parameters as a forward pass uses them."""
+
+    def in_use() -> InUse | None:
+        pair = make_pair(Mapping(()))
+        point = pair.point(example or telling_example(pair.plan))
+        recorded = []
+        for role in ("reference", "port"):
+            given = pair.arguments(role, point.inputs)
+            try:
+                passed = pair.opened(role).side.forward(
+                    given, precision="double", gradients=False, record=True
+                )
+            except ModelError:
+                return None
+            recorded.append(passed.recorded())
+        ours, theirs = pair.reference.side.parameters(), pair.port.side.parameters()
+        return InUse(
+            by_use(ours, recorded[0]),
+            by_use(theirs, recorded[1]),
+            siblings_of(ours, recorded[0]),
+        )
+
+    return in_use
 
 
 def output_gap(reference: Run, port: Run) -> float:

@@ -9,7 +9,9 @@ from pytest_fwcompare.backends.base import Parameter
 from pytest_fwcompare.errors import MappingError
 from pytest_fwcompare.weights.guess import Candidates, Choice, Plan, candidates
 from pytest_fwcompare.weights.mapping import Evidence, Link, Mapping
+from pytest_fwcompare.weights.remnants import REASON
 from pytest_fwcompare.weights.transforms import Identity
+from pytest_fwcompare.weights.usage import InUse
 
 MOST_CALLS = 60
 """Candidates shown to the evidence at most; each costs a run of both shadows."""
@@ -32,6 +34,7 @@ def automatic_mapping(
     reference_framework: str,
     port_framework: str,
     evidence: Callable[[Mapping], Evidence] | None = None,
+    in_use: Callable[[], InUse | None] | None = None,
 ) -> Mapping:
     """Pair the parameters of two models with no help.
 
@@ -43,6 +46,8 @@ def automatic_mapping(
         evidence: runs both float64 shadows with a candidate's weights and says how much of the
             reference is found in the port. Called only where something is open, at most
             `MOST_CALLS` times.
+        in_use: lists the parameters of both sides in the order in which a forward pass uses them;
+            asked where the evidence does not bear out the order of definition.
 
     Raises:
         MappingError: nothing in common, or a question that matters stays open; with the
@@ -58,14 +63,15 @@ def automatic_mapping(
         reference_framework=reference_framework,
         port_framework=port_framework,
     )
-    if not made.choices and (evidence is None or not made.others):
+    sure = not made.choices and not any(link.reason == REASON for link in made.best.links)
+    if sure and (evidence is None or not made.others):
         return made.best
     if evidence is None:
         undecided = [choice for choice in made.choices if choice.open]
         if undecided:
             raise ambiguous(undecided)
         return made.best
-    return Search(made, evidence).run()
+    return Search(made, evidence, in_use).run()
 
 
 def by_equal_names(reference: Sequence[Parameter], port: Sequence[Parameter]) -> Mapping | None:
@@ -93,6 +99,7 @@ class Search:
 
     made: Candidates
     evidence: Callable[[Mapping], Evidence]
+    in_use: Callable[[], InUse | None] | None = None
     calls: int = 0
     doubts: int = 0
     tied: dict[str, Choice] = field(default_factory=dict)
@@ -107,14 +114,28 @@ class Search:
             if known.settled:
                 break
             found = self.ask(other)
-            # With a fault early on, both leave the same unexplained: then the closer output tells.
-            closer = found.found == known.found and found.gap < known.gap / CLOSER
-            if found.better_than(known) or closer:
+            if clearly_better(found, known):
                 plan, known = other, found
                 moved = ["layers are paired in the order of their definition, not by names"]
         if plan is not self.made.plan:
             self.made = self.made.with_plan(plan)
             plan = self.made.plan
+        if not known.settled and (used := self.by_use()) is not None:
+            defined, best = self.made, None
+            named = defined.names_tell(plan)
+            self.made = used
+            for other in (used.plan, *used.others):
+                found = self.ask(other)
+                # Where names mean nothing, the order of use says more than that of definition.
+                tie = best is None and not named and not known.better_than(found)
+                if clearly_better(found, known) or tie:
+                    best, known = other, found
+            if best is None:
+                self.made = defined
+            else:
+                moved = ["layers are paired in the order in which a forward pass uses them"]
+                self.made = used if best is used.plan else used.with_plan(best)
+                plan = self.made.plan
         improved = True
         while improved and not known.settled:
             improved = False
@@ -136,6 +157,21 @@ class Search:
                 for question in self.unconfirmed()
             ]
         return replace(self.made.mapping(plan), notices=tuple(notices))
+
+    def by_use(self) -> Candidates | None:
+        """Candidates by the order of use; None if nobody knows it."""
+        used = self.in_use() if self.in_use is not None else None
+        if used is None:
+            return None
+        frameworks = self.made.frameworks
+        return candidates(
+            used.reference,
+            used.port,
+            reference_framework=frameworks[0],
+            port_framework=frameworks[1],
+            ordered=True,
+            siblings=used.siblings,
+        )
 
     def unconfirmed(self) -> list[str]:
         """Axis orders that only habit decides and no evidence bears out."""
@@ -183,6 +219,15 @@ class Search:
             self.tied.pop(choice.question, None)
             self.confirmed.add(choice.question)
         return best
+
+
+def clearly_better(found: Evidence, known: Evidence) -> bool:
+    """More is explained; or as much, and the outputs are far closer.
+
+    With a fault early on, every plan leaves the same unexplained: then the closer output tells.
+    """
+    closer = found.found == known.found and found.gap < known.gap / CLOSER
+    return found.better_than(known) or closer
 
 
 def ambiguous(choices: Sequence[Choice]) -> MappingError:

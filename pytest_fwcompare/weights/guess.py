@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations, permutations
 
 from pytest_fwcompare.backends.base import Parameter
 from pytest_fwcompare.errors import MappingError
@@ -17,6 +18,10 @@ from pytest_fwcompare.weights.remnants import pair_remnants
 from pytest_fwcompare.weights.transforms import Transform
 from pytest_fwcompare.weights.trees import alphabetical, units
 from pytest_fwcompare.weights.words import template
+
+
+TELLING_NAMES = 0.3
+"""Mean likeness of names below which they are taken for meaningless: two letters have as much."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,8 @@ class Candidates:
 
     Attributes:
         plan: the best guess.
+        frameworks: import names of both sides.
+        siblings: sets of the reference's parameters whose order nothing tells.
         others: whole plans besides, such as the plain order of definition where names moved pairs.
         choices: questions in the reference's order, whole kinds of layers before single ones.
     """
@@ -65,6 +72,8 @@ class Candidates:
     reference: Sequence[Parameter]
     port: Sequence[Parameter]
     plan: Plan
+    frameworks: tuple[str, str] = ("", "")
+    siblings: tuple[tuple[str, ...], ...] = ()
     others: list[Plan] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
 
@@ -72,7 +81,7 @@ class Candidates:
         """The same with another plan as the best guess, and the questions that one leaves."""
         made = replace(self, plan=plan, choices=[])
         made.plan = replace(plan, layouts=voted(made))
-        made.choices = [*layout_choices(made), *swap_choices(made)]
+        made.choices = [*layout_choices(made), *sibling_choices(made), *swap_choices(made)]
         return made
 
     @property
@@ -144,6 +153,13 @@ class Candidates:
         roles = [role_word(p) for p in (source, target)]
         return f"{kinds[0]}.{roles[0]} to {kinds[1]}.{roles[1]} ({len(target.shape)} axes)"
 
+    def names_tell(self, plan: Plan) -> bool:
+        """Whether the names of what a plan pairs have something in common."""
+        found = [
+            self.aligner.likeness(i, j) for ones, others in plan.groups for i in ones for j in others
+        ]
+        return bool(found) and sum(found) / len(found) >= TELLING_NAMES
+
     def drafts(self) -> list[Draft]:
         """All drafts of the plan with one source at least."""
         found = [self.aligner.pairing(group) for group in self.plan.groups]
@@ -156,26 +172,38 @@ def candidates(
     *,
     reference_framework: str,
     port_framework: str,
+    ordered: bool | None = None,
+    siblings: tuple[tuple[str, ...], ...] = (),
 ) -> Candidates:
     """The best guess from names, shapes, kinds and order, and what it leaves open.
+
+    Args:
+        reference_parameters: in the order of definition, or of use.
+        port_parameters: in that order too.
+        reference_framework: import name.
+        port_framework: import name.
+        ordered: the order says something; None where names that come sorted say that it does not.
+        siblings: sets of the reference's parameters whose order says nothing.
 
     Raises:
         MappingError: the two have nothing in common.
     """
-    sides = (
+    both = (
         units(reference_parameters, reference_framework),
         units(port_parameters, port_framework),
     )
-    ordered = not any(
+    sorted_by_letters = any(
         framework == "jax" and alphabetical(parameters)
         for framework, parameters in (
             (reference_framework, reference_parameters),
             (port_framework, port_parameters),
         )
     )
-    aligner = Aligner(*sides, ordered)
+    aligner = Aligner(*both, not sorted_by_letters if ordered is None else ordered)
     plans = [Plan(tuple(groups)) for groups in aligner.align()]
-    made = Candidates(aligner, reference_parameters, port_parameters, plans[0])
+    frameworks = reference_framework, port_framework
+    sides = reference_parameters, port_parameters
+    made = Candidates(aligner, *sides, plans[0], frameworks, siblings)
     check_common(made)
     made.others = [made.with_plan(plan).plan for plan in plans[1:]]
     return made.with_plan(made.plan)
@@ -279,6 +307,72 @@ def _with_layout(ports: Sequence[str], number: int) -> Callable[[Plan], Plan]:
     def change(plan: Plan) -> Plan:
         layouts = {**dict(plan.layouts), **dict.fromkeys(ports, number)}
         return replace(plan, layouts=tuple(layouts.items()))
+
+    return change
+
+
+MOST_SIBLINGS = 4
+"""Of so many all orders are tried."""
+
+
+def sibling_choices(made: Candidates) -> list[Choice]:
+    """Other orders of layers that take one tensor: in all such places alike, then in each."""
+    sets = [found for names in made.siblings if (found := _sibling_units(made, names))]
+    places: dict[int, list[list[tuple[int, ...]]]] = {}
+    for some in sets:
+        places.setdefault(len(some), []).append(some)
+    found = []
+    for count, alike in places.items():
+        for chosen in [alike, *([one] for one in alike)] if len(alike) > 1 else [alike]:
+            paths = [made.aligner.reference[ones[0]].path for ones in chosen[0]]
+            slots = [s for ones in chosen for (i,) in ones for s in made.aligner.reference[i].slots]
+            answers = tuple(
+                (
+                    "in the order " + ", ".join(paths[place] for place in order),
+                    _reordered(chosen, order),
+                )
+                for order in permutations(range(count))
+                if order != tuple(range(count))
+            )
+            text = f"the order of {', '.join(paths)}" + (
+                f" and {len(chosen) - 1} more such sets" if len(chosen) > 1 else ""
+            )
+            names = frozenset(slot.name for slot in slots)
+            found.append(Choice(text, answers, names, chosen is not alike or len(alike) == 1))
+    return found
+
+
+def _sibling_units(made: Candidates, names: Sequence[str]) -> list[tuple[int, ...]]:
+    """The reference's units of those parameters, if shapes allow to exchange what they pair with.
+
+    Sets that names tell apart are left alone.
+    """
+    holders = {
+        slot.name: i for i, unit in enumerate(made.aligner.reference) for slot in unit.slots
+    }
+    wanted = [(holders[name],) for name in names if name in holders]
+    for some in made.aligner.exchangeable(made.plan.groups):
+        mine = [group for group in some if group[0] in wanted]
+        apart = all(
+            made.aligner.told_apart(one, other) for one, other in combinations(mine, 2)
+        )
+        if 1 < len(mine) <= MOST_SIBLINGS and not apart:
+            return [ones for ones, _ in mine]
+    return []
+
+
+def _reordered(
+    sets: Sequence[Sequence[tuple[int, ...]]], order: Sequence[int]
+) -> Callable[[Plan], Plan]:
+    """Give each of a set the partner of another."""
+
+    def change(plan: Plan) -> Plan:
+        partner = dict(plan.groups)
+        for ones in sets:
+            if all(one in partner for one in ones):
+                now = [partner[one] for one in ones]
+                partner.update(zip(ones, (now[place] for place in order), strict=True))
+        return replace(plan, groups=tuple(partner.items()))
 
     return change
 

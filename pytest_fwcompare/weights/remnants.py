@@ -17,6 +17,9 @@ from pytest_fwcompare.weights.conversions import conversions, slot_cost
 from pytest_fwcompare.weights.mapping import Link
 from pytest_fwcompare.weights.words import words
 
+REASON = "left over on both sides, and it fits"
+"""Of every link made here."""
+
 ALONE = 2.0
 """Cost of leaving one alone: above that of any pair that fits."""
 
@@ -40,7 +43,7 @@ def pair_remnants(reference: Sequence[Slot], port: Sequence[Slot]) -> list[Link]
             port[j].name,
             (reference[i].name,),
             conversions(reference[i], port[j])[0][0],
-            "left over on both sides, and it fits",
+            REASON,
         )
         for i, j in pairs
     ]
