@@ -124,7 +124,7 @@ class Search:
             defined, best = self.made, None
             named = defined.names_tell(plan)
             self.made = used
-            for other in (used.plan, *used.others):
+            for other in (used.plan, *used.others) if named else (*used.others, used.plan):
                 found = self.ask(other)
                 # Where names mean nothing, the order of use says more than that of definition.
                 tie = best is None and not named and not known.better_than(found)
@@ -146,6 +146,9 @@ class Search:
                     moved.append(f"{choice.question}: {answer}")
                     improved = True
                     break
+        if not known.settled and self.calls >= MOST_CALLS and self.made.siblings:
+            # Not all of them could be tried.
+            self.tied.update((c.question, c) for c in self.made.choices if c.open)
         if not known.settled and self.tied:
             raise ambiguous(list(self.tied.values()))
         notices = [

@@ -19,7 +19,6 @@ from pytest_fwcompare.weights.transforms import Transform
 from pytest_fwcompare.weights.trees import alphabetical, units
 from pytest_fwcompare.weights.words import template
 
-
 TELLING_NAMES = 0.3
 """Mean likeness of names below which they are taken for meaningless: two letters have as much."""
 
@@ -81,7 +80,7 @@ class Candidates:
         """The same with another plan as the best guess, and the questions that one leaves."""
         made = replace(self, plan=plan, choices=[])
         made.plan = replace(plan, layouts=voted(made))
-        made.choices = [*layout_choices(made), *sibling_choices(made), *swap_choices(made)]
+        made.choices = [*sibling_choices(made), *layout_choices(made), *swap_choices(made)]
         return made
 
     @property
@@ -156,7 +155,10 @@ class Candidates:
     def names_tell(self, plan: Plan) -> bool:
         """Whether the names of what a plan pairs have something in common."""
         found = [
-            self.aligner.likeness(i, j) for ones, others in plan.groups for i in ones for j in others
+            self.aligner.likeness(i, j)
+            for ones, others in plan.groups
+            for i in ones
+            for j in others
         ]
         return bool(found) and sum(found) / len(found) >= TELLING_NAMES
 
@@ -325,7 +327,9 @@ def sibling_choices(made: Candidates) -> list[Choice]:
     for count, alike in places.items():
         for chosen in [alike, *([one] for one in alike)] if len(alike) > 1 else [alike]:
             paths = [made.aligner.reference[ones[0]].path for ones in chosen[0]]
-            slots = [s for ones in chosen for (i,) in ones for s in made.aligner.reference[i].slots]
+            slots = [
+                s for ones in chosen for (i,) in ones for s in made.aligner.reference[i].slots
+            ]
             answers = tuple(
                 (
                     "in the order " + ", ".join(paths[place] for place in order),
@@ -353,9 +357,7 @@ def _sibling_units(made: Candidates, names: Sequence[str]) -> list[tuple[int, ..
     wanted = [(holders[name],) for name in names if name in holders]
     for some in made.aligner.exchangeable(made.plan.groups):
         mine = [group for group in some if group[0] in wanted]
-        apart = all(
-            made.aligner.told_apart(one, other) for one, other in combinations(mine, 2)
-        )
+        apart = all(made.aligner.told_apart(one, other) for one, other in combinations(mine, 2))
         if 1 < len(mine) <= MOST_SIBLINGS and not apart:
             return [ones for ones, _ in mine]
     return []
