@@ -62,6 +62,7 @@ def compare(
     repro: str | os.PathLike[str] | None = None,
     distributions: bool = False,
     deterministic: bool = False,
+    thorough: bool = False,
 ) -> Comparison:
     """Judge whether `port` computes the same function as `reference`.
 
@@ -95,6 +96,8 @@ def compare(
         deterministic: give equal figures in equal runs, as a baseline needs: examples of specs
             are planned and not searched for, factories find global random states seeded, and the
             comparison has a digest of both sides.
+        thorough: after a pass, disturb every parameter, buffer, epsilon and slope of the port, not
+            a few, and find the smallest disturbance that is noticed.
 
     Raises:
         UsageError: an argument asks for something that cannot be done.
@@ -107,7 +110,7 @@ def compare(
     request = replace(request, distributions=distributions)
     if repro is not None:
         request = replace(request, repro=Repro(Path(repro), reference, port))
-    request = replace(request, deterministic=deterministic)
+    request = replace(request, deterministic=deterministic, thorough=thorough)
 
     def attempt(**changes: Any) -> Comparison:
         asked = replace(request, **changes)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from pytest_fwcompare.controls import disturb, nothing_noticed
 from pytest_fwcompare.diagnosis import Explained, diagnose_finding
 from pytest_fwcompare.errors import FwcompareError, ModelError
 from pytest_fwcompare.inputs.examples import Example, shrink
@@ -56,10 +57,12 @@ def conclude(blank: Comparison, pair: Pair, request: Request, story: Story) -> C
     rows = story.tally.rows()
     distributions = kept_distributions(pair, request, story)
     compared = [row for row in rows if np.isfinite(row.gap)]
+    controls = controls_after(pair, request, story, verdict)
+    unproved = nothing_noticed(controls)
     made = replace(
         blank,
-        verdict=verdict,
-        message=found.message,
+        verdict="error" if unproved else verdict,
+        message=unproved or found.message,
         culprit=found.culprit,
         between=found.between,
         port_culprit=found.port_culprit,
@@ -77,7 +80,7 @@ def conclude(blank: Comparison, pair: Pair, request: Request, story: Story) -> C
             tuple(finding.ratio for finding in story.tally.findings),
         ),
         weights=pair.mapping.rows() if pair.mapping is not None else (),
-        controls=controls_after(pair, story, verdict),
+        controls=controls,
         distributions=distributions,
         notices=tuple(
             {
@@ -196,15 +199,17 @@ def reduced_notices(pair: Pair, verdict: Verdict, rows: Sequence[TensorRow]) -> 
     return said
 
 
-def controls_after(pair: Pair, story: Story, verdict: Verdict) -> Controls:
+def controls_after(pair: Pair, request: Request, story: Story, verdict: Verdict) -> Controls:
     """Disturbances after a pass, which the judge must notice, on the most telling example."""
     if verdict != "equivalent":
         return Controls()
-    from pytest_fwcompare.controls import disturb
-
     tell("disturbing the port")
-    examples = [finding.example for finding in story.tally.findings]
-    return disturb(pair, max(examples, key=lambda example: example.telling))
+    examples = sorted(
+        (finding.example for finding in story.tally.findings),
+        key=lambda example: example.telling,
+        reverse=True,
+    )
+    return disturb(pair, examples[0], thorough=request.thorough, others=examples[1:])
 
 
 def time_sides(pair: Pair) -> tuple[Timing, ...]:

@@ -111,6 +111,8 @@ class Fixture:
             keywords["examples"] = case.examples
         if settings.report.tensorboard is not None:
             keywords.setdefault("distributions", True)
+        if settings.thorough:
+            keywords.setdefault("thorough", True)
         if settings.repro is not None:
             name = re.sub(r"[^\w.-]+", "-", item.nodeid).strip("-")
             made = 0 if in_hypothesis() else self._made()

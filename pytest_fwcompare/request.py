@@ -44,6 +44,7 @@ class Request:
     repro: Repro | None = None
     distributions: bool = False
     deterministic: bool = False
+    thorough: bool = False
 
 
 @dataclass

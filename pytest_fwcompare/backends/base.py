@@ -7,8 +7,8 @@ turns NumPy arrays into NumPy arrays. Everything above works on these values alo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from pytest_fwcompare.weights.transforms import Transform
 
 Array = np.ndarray
+
+HYPERPARAMETERS = ("eps", "epsilon", "negative_slope", "alpha", "slope")
+"""Attributes of layers that `Side.hyperparameters` looks for."""
 
 Precision = Literal["working", "double"]
 """`working`: the dtype the comparison is about. `double`: the float64 shadow."""
@@ -278,6 +281,15 @@ class Side(ABC):
         Raises:
             ModelError: stage "forward" (or "shadow" in double precision).
         """
+
+    def hyperparameters(self) -> dict[str, float]:
+        """Epsilons and slopes of layers that `changed` can change, by "layer.attribute"."""
+        return {}
+
+    @contextmanager
+    def changed(self, name: str, value: float) -> Iterator[None]:
+        """Run with one of `hyperparameters` at another value, in double precision."""
+        yield
 
     @abstractmethod
     def stopwatch(

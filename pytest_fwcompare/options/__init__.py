@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pytest_fwcompare.devices import FORMS
 from pytest_fwcompare.errors import UsageError
 from pytest_fwcompare.formats import DTYPES
-from pytest_fwcompare.options import gate, golden, report
+from pytest_fwcompare.options import controls, gate, golden, report
 from pytest_fwcompare.options.axes import (
     AXES,
     DEFAULTS,
@@ -59,6 +59,7 @@ class Settings(NamedTuple):
         report: files and event files to write.
         gate: what fails a test, and the baseline.
         golden: references that are recorded or replayed.
+        thorough: every parameter is disturbed after a pass, not a few.
         command: the options given on the command line, to be repeated when replaying.
         repro: folder under which each failing comparison writes a script that shows it.
     """
@@ -73,6 +74,7 @@ class Settings(NamedTuple):
     examples_forced: bool = False
     repro: Path | None = None
     golden: GoldenSettings = GoldenSettings()
+    thorough: bool = False
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -107,6 +109,7 @@ def add_options(parser: pytest.Parser) -> None:
     parser.addini("fwcompare_repro", text, default=None)
     gate.add(group, parser)
     golden.add(group, parser)
+    controls.add(group, parser)
 
 
 def read_settings(config: pytest.Config) -> Settings:
@@ -129,6 +132,7 @@ def read_settings(config: pytest.Config) -> Settings:
         examples_forced=source.startswith("--"),
         repro=_repro(config),
         golden=replayed,
+        thorough=controls.read(config),
     )
 
 

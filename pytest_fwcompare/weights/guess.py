@@ -323,7 +323,7 @@ def sibling_choices(made: Candidates) -> list[Choice]:
     places: dict[int, list[list[tuple[int, ...]]]] = {}
     for some in sets:
         places.setdefault(len(some), []).append(some)
-    found = []
+    choices = []
     for count, alike in places.items():
         for chosen in [alike, *([one] for one in alike)] if len(alike) > 1 else [alike]:
             paths = [made.aligner.reference[ones[0]].path for ones in chosen[0]]
@@ -342,8 +342,8 @@ def sibling_choices(made: Candidates) -> list[Choice]:
                 f" and {len(chosen) - 1} more such sets" if len(chosen) > 1 else ""
             )
             names = frozenset(slot.name for slot in slots)
-            found.append(Choice(text, answers, names, chosen is not alike or len(alike) == 1))
-    return found
+            choices.append(Choice(text, answers, names, chosen is not alike or len(alike) == 1))
+    return choices
 
 
 def _sibling_units(made: Candidates, names: Sequence[str]) -> list[tuple[int, ...]]:

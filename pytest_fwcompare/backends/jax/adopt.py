@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from pytest_fwcompare.backends.base import (
+    HYPERPARAMETERS,
     Argument,
     Array,
     Parameter,
@@ -29,6 +30,7 @@ from pytest_fwcompare.backends.jax.outputs import Outputs
 from pytest_fwcompare.backends.jax.passes import JaxPass, to_numpy
 from pytest_fwcompare.backends.jax.shadow import Lift, lifted
 from pytest_fwcompare.backends.jax.stepwise import stepwise
+from pytest_fwcompare.backends.jax.watch import submodules
 from pytest_fwcompare.dropout import current
 from pytest_fwcompare.errors import ModelError, UsageError
 from pytest_fwcompare.formats import format_of
@@ -326,6 +328,31 @@ class JaxSide(Side):
         if precision != "double":
             raise UsageError("jax: only a pass in double precision can be recorded")
         return record_pass(self, arguments, training), {}  # random streams are put back
+
+    def hyperparameters(self) -> dict[str, float]:
+        """Of modules that keep them as attributes; linen's are made anew in every call."""
+        if not self.twin.keeps_modules:
+            return {}
+        return {
+            f"{path}.{key}".lstrip("."): vars(module)[key]
+            for path, module in submodules(self.twin.model)
+            for key in HYPERPARAMETERS
+            if type(vars(module).get(key)) is float
+        }
+
+    @contextlib.contextmanager
+    def changed(self, name: str, value: float) -> Iterator[None]:
+        """Traced anew, as a program keeps the value it was traced with."""
+        path, _, key = name.rpartition(".")
+        module = dict(submodules(self.twin.model))[path]
+        before, programs = vars(module)[key], self._programs
+        self._programs = {}
+        object.__setattr__(module, key, value)  # modules of equinox are frozen
+        try:
+            yield
+        finally:
+            object.__setattr__(module, key, before)
+            self._programs = programs
 
     def stopwatch(
         self, arguments: Sequence[Argument], cotangents: Mapping[str, Array] | None

@@ -86,11 +86,13 @@ class Twin(ABC):
     Attributes:
         model: the native object.
         intercepted: True where flax.linen itself tells of every call of a submodule.
+        keeps_modules: the modules that compute are attributes of the model.
         started: told the object that is about to be called, at every trace.
     """
 
     model: Any
     intercepted: ClassVar[bool] = False
+    keeps_modules: ClassVar[bool] = False
     started: Callable[[Any], None] | None = None
 
     @property
@@ -297,6 +299,8 @@ class TreeTwin(Twin):
 
 class EquinoxTwin(TreeTwin):
     """equinox.Module: inexact JAX arrays are trained."""
+
+    keeps_modules = True
 
     def __init__(self, tree: Any, function: Any = None) -> None:
         super().__init__(tree, function)

@@ -37,6 +37,8 @@ TRAINING_FLAGS = {
 class NnxTwin(Twin):
     """flax.nnx: `Param` variables are trained, all others are buffers."""
 
+    keeps_modules = True
+
     def __init__(self, model: Any, original: Any) -> None:
         self.model = model
         self.original = original

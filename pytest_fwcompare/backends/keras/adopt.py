@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from pytest_fwcompare.backends.base import Argument
+from pytest_fwcompare.backends.base import HYPERPARAMETERS, Argument
 from pytest_fwcompare.backends.keras.calling import call_model, is_flat_dict, keys_of
 from pytest_fwcompare.backends.layer_trees import all_layers
 from pytest_fwcompare.backends.tensorflow.layers_tree import layer_owned, layer_scopes
@@ -103,6 +104,31 @@ class KerasSide(TensorFlowSide):
         names = [a.name for a in arguments]
         keywords = [a.keyword for a in arguments]
         return call_model(self.model, names, keywords, tensors, training)
+
+    def hyperparameters(self) -> dict[str, float]:
+        """Of every layer, by its path."""
+        return {
+            f"{layer.path or layer.name}.{key}": vars(layer)[key]
+            for layer in all_layers(self.model)
+            for key in HYPERPARAMETERS
+            if type(vars(layer).get(key)) is float
+        }
+
+    @contextmanager
+    def changed(self, name: str, value: float) -> Iterator[None]:
+        """Traced anew, as a graph keeps the value it was traced with."""
+        path, _, key = name.rpartition(".")
+        layer = next(one for one in all_layers(self.model) if path == (one.path or one.name))
+        before, shadows = getattr(layer, key), self._shadows
+        setattr(layer, key, value)
+        self._shadows = {}
+        try:
+            yield
+        finally:
+            setattr(layer, key, before)
+            for shadow in self._shadows.values():
+                shadow.close()
+            self._shadows = shadows
 
     def scopes(self) -> Scopes:
         """Names of the model and its layers."""

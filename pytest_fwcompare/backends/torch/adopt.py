@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from pytest_fwcompare.backends.base import (
+    HYPERPARAMETERS,
     Argument,
     Array,
     Gradients,
@@ -181,6 +182,28 @@ class TorchSide(Side):
         self._slots.clear()
         self._given = None
         self._originals.clear()
+
+    def hyperparameters(self) -> dict[str, float]:
+        twin = self.twin("double")
+        if isinstance(twin, torch.jit.ScriptModule):
+            return {}
+        return {
+            f"{path}.{key}".lstrip("."): vars(module)[key]
+            for path, module in twin.named_modules()
+            for key in HYPERPARAMETERS
+            if type(vars(module).get(key)) is float
+        }
+
+    @contextlib.contextmanager
+    def changed(self, name: str, value: float) -> Iterator[None]:
+        path, _, key = name.rpartition(".")
+        module = self.twin("double").get_submodule(path)
+        before = getattr(module, key)
+        setattr(module, key, value)
+        try:
+            yield
+        finally:
+            setattr(module, key, before)
 
     def twin(self, precision: Precision) -> torch.nn.Module:
         """The module that runs in that precision; the double one is made when first asked for."""
