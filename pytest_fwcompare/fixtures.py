@@ -386,7 +386,7 @@ def not_compared(
         message=message,
         replay=replay(item.nodeid, settings, ""),
     )
-    return [Result(item.nodeid, item_group(item), 1, 1, made).to_plain()]
+    return [Result(item.nodeid, item_group(item), 1, 1, made, "failed").to_plain()]
 
 
 def place(item: pytest.Item, comparison: Comparison, repeated: bool) -> int:

@@ -185,7 +185,8 @@ def pytest_runtest_makereport(
     records = item.stash.get(RECORDS, None)
     if records is not None:
         # A report's attributes travel from the workers of pytest-xdist if they are plain data.
-        report.fwcompare = records.take(item.nodeid, item_group(item))  # type: ignore[attr-defined]
+        taken = records.take(item.nodeid, item_group(item), report.outcome)
+        report.fwcompare = taken  # type: ignore[attr-defined]
     elif report.failed and (missing := not_compared(item, call.excinfo)):
         report.fwcompare = missing  # type: ignore[attr-defined]
     return report

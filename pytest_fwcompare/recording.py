@@ -33,6 +33,7 @@ class Result:
         group: the node id without its framework; results of one group are ranked by speed.
         index: 1 for the first comparison of the test.
         calls: how often it was made, more than once under `@given`; the worst is kept.
+        outcome: of the test: "passed", "failed" or "skipped"; "" where that is not known.
     """
 
     test: str
@@ -40,6 +41,12 @@ class Result:
     index: int
     calls: int
     comparison: Comparison
+    outcome: str = ""
+
+    @property
+    def fine(self) -> bool:
+        """Whether nothing is wrong: neither the verdict nor, for whatever reason, the test."""
+        return self.comparison.passed and self.outcome != "failed"
 
     def to_plain(self) -> dict[str, str | int]:
         """Builtin types only, as pytest-xdist demands."""
@@ -49,6 +56,7 @@ class Result:
             "index": self.index,
             "calls": self.calls,
             "comparison": self.comparison.to_json(),
+            "outcome": self.outcome,
         }
 
     @classmethod
@@ -97,14 +105,20 @@ class ItemRecords:
         """For `item.user_properties`."""
         return properties(self._comparisons)
 
-    def take(self, test: str, group: str) -> list[dict[str, str | int]]:
-        """Those that no report carries yet, as plain data."""
+    def take(self, test: str, group: str, outcome: str = "") -> list[dict[str, str | int]]:
+        """Those that no report carries yet, as plain data.
+
+        Args:
+            test: node id.
+            group: the node id without its framework.
+            outcome: of the phase of the test that made them.
+        """
         made = [
-            Result(test, group, index + 1, self._calls[index], self._comparisons[index]).to_plain()
+            Result(test, group, index + 1, self._calls[index], self._comparisons[index], outcome)
             for index in range(self._delivered, len(self._comparisons))
         ]
         self._delivered = len(self._comparisons)
-        return made
+        return [result.to_plain() for result in made]
 
 
 def same_sides(one: Comparison, other: Comparison) -> bool:

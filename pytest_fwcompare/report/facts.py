@@ -15,6 +15,7 @@ from pytest_fwcompare.report.numbers import figure, times
 from pytest_fwcompare.report.text import place, tensor_sentences, worst_tensor
 
 MOST_NAMES = 8
+MOST_CHANGES = 4
 
 
 class Fact(NamedTuple):
@@ -73,7 +74,10 @@ def run_facts(results: Sequence[Result], host: Host | None = None) -> Iterator[F
     tensors = sum(len(comparison.tensors) for comparison in made)
     examples = sum(comparison.examples.count for comparison in made)
     yield Fact("Compared", f"{len(made)} comparisons, {tensors} tensors, {examples} examples")
-    worst = max(results, key=lambda result: badness(result.comparison))
+    though = [result for result in results if failed_anyway(result)]
+    if though:
+        yield Fact("Tests", f"{len(though)} failed though their comparisons hold")
+    worst = max(results, key=rank)
     figures = (
         f", gap {figure(worst.comparison.gap)}, noise {figure(worst.comparison.noise)}"
         if measured(worst.comparison)
@@ -98,7 +102,9 @@ def run_facts(results: Sequence[Result], host: Host | None = None) -> Iterator[F
     drifts = [comparison.drift for comparison in made if comparison.drift is not None]
     if drifts:
         count = sum(drift.drifted for drift in drifts)
-        yield Fact("Drift", f"{count} of {len(drifts)} moved against the baseline")
+        missing = sum(drift.verdict is None for drift in drifts)
+        unknown = f"; {missing} have no entry in it" if missing else ""
+        yield Fact("Drift", f"{count} of {len(drifts)} moved against the baseline{unknown}")
     if found := framework_versions(results):
         yield Fact("Versions", ", ".join(found))
     if host:
@@ -116,6 +122,17 @@ def machine(host: Host) -> str:
 def name_of(result: Result) -> str:
     """The test, with the number of the comparison where it makes several."""
     return result.test if result.index == 1 else f"{result.test} #{result.index}"
+
+
+def failed_anyway(result: Result) -> str:
+    """Says that a test failed though its comparison holds: drift, or an assertion of its own."""
+    return "test failed" if result.comparison.passed and not result.fine else ""
+
+
+def rank(result: Result) -> tuple[int, bool, float]:
+    """Orders results by how bad they are: the verdict, then whether the test failed, the gap."""
+    severity, gap = badness(result.comparison)
+    return severity, result.outcome == "failed", gap
 
 
 def framework_versions(results: Iterable[Result]) -> list[str]:
@@ -167,15 +184,15 @@ def odd_ones(results: Sequence[Result]) -> list[str]:
 def drift_facts(drift: Drift) -> Iterator[Fact]:
     """How the case changed against its baseline, and whose doing it was."""
     if drift.verdict is None:
-        yield Fact("Drift", "the baseline has no such case")
+        yield Fact("Drift", drift.whose or "the baseline has no such case")
         return
     moved = [change for change in drift.changes if change.times > drift.limit]
     if not moved:
         yield Fact("Drift", f"no figure moved by more than {drift.limit:g} times")
-    for change in moved[:MOST_NAMES]:
+    for change in moved[:MOST_CHANGES]:
         yield Fact("Drift", f"{change.figure}: {change.text}{_times_worse(change)}")
-    if len(moved) > MOST_NAMES:
-        yield Fact("Drift", f"and {len(moved) - MOST_NAMES} more figures")
+    if len(moved) > MOST_CHANGES:
+        yield Fact("Drift", f"and {len(moved) - MOST_CHANGES} more figures")
     if drift.whose:
         yield Fact("Whose doing", drift.whose)
     for name, values in drift.versions.items():

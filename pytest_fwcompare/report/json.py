@@ -29,6 +29,7 @@ def run_to_json(results: Sequence[Result], host: Host | None = None) -> str:
             "group": result.group,
             "index": result.index,
             "calls": result.calls,
+            "outcome": result.outcome,
             "comparison": json.loads(result.comparison.to_json()),
         }
         for result in sorted(results, key=lambda result: (result.test, result.index))
@@ -59,6 +60,7 @@ def run_from_json(text: str) -> list[Result]:
                     int(entry["index"]),
                     int(entry["calls"]),
                     comparison,
+                    str(entry.get("outcome", "")),
                 )
             )
         except (KeyError, TypeError, ValueError) as error:

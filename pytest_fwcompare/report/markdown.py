@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from pytest_fwcompare.recording import Result, badness
+from pytest_fwcompare.recording import Result
 from pytest_fwcompare.records import Comparison
 from pytest_fwcompare.report.facts import (
     Fact,
     command,
     facts,
+    failed_anyway,
     measured,
     name_of,
+    rank,
     run_facts,
     title,
 )
@@ -27,10 +29,18 @@ MOST_ROWS = 200
 """Comparisons in the table: GitHub takes a summary of 1 MiB."""
 
 
-def card(comparison: Comparison, test: str = "") -> str:
-    """One comparison: verdict, what was compared, worst case, coverage, versions, command."""
+def card(comparison: Comparison, test: str = "", note: str = "") -> str:
+    """One comparison: verdict, what was compared, worst case, coverage, versions, command.
+
+    Args:
+        comparison: what is told.
+        test: heads the card.
+        note: what there is to say of the test beside the verdict.
+    """
     lines = [f"### {escape(test or f'{comparison.reference} to {comparison.port}')}", ""]
     lines += [f"**{escape(headline(comparison))}**", ""]
+    if note:
+        lines += [f"**{note}**, though the comparison holds", ""]
     if comparison.message:
         lines.append(f"- {escape(comparison.message)}")
     lines += _listed(facts(comparison))
@@ -44,7 +54,7 @@ def run_to_markdown(results: Sequence[Result], host: Host | None = None) -> str:
     With one comparison its card is all there is to read. Of many that fail, the worst have cards:
     the page is meant to be read.
     """
-    ordered = sorted(results, key=lambda result: badness(result.comparison), reverse=True)
+    ordered = sorted(results, key=rank, reverse=True)
     lines = ["# Equivalence card", ""]
     if len(ordered) == 1:
         shown = ordered
@@ -54,11 +64,11 @@ def run_to_markdown(results: Sequence[Result], host: Host | None = None) -> str:
             lines += [*_listed(run_facts(results, host)), "", *_table(ordered)]
             lines += _fenced(command(results, host))
         lines.append("")
-        failed = [result for result in ordered if not result.comparison.passed]
+        failed = [result for result in ordered if not result.fine]
         shown = failed[:MOST_CARDS]
         if len(failed) > len(shown):
-            lines += [f"The {MOST_CARDS} worst of {len(failed)} that do not hold:", ""]
-    lines += [card(result.comparison, name_of(result)) for result in shown]
+            lines += [f"The {MOST_CARDS} worst of {len(failed)}:", ""]
+    lines += [card(r.comparison, name_of(r), failed_anyway(r)) for r in shown]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -91,7 +101,7 @@ def _table(results: Iterable[Result]) -> Iterator[str]:
         cells = [
             escape(name_of(result)),
             escape(comparison.port),
-            comparison.verdict,
+            f"{comparison.verdict}{f' ({note})' if (note := failed_anyway(result)) else ''}",
             figure(comparison.gap) if measured(comparison) else "",
             figure(comparison.noise) if measured(comparison) else "",
             seconds(timing.forward.median) if timing else "",

@@ -71,6 +71,7 @@ def _entry() -> Schema:
         },
         "index": {"type": "integer", "minimum": 1, "description": "1 for the test's first."},
         "calls": {"type": "integer", "minimum": 1, "description": "How often it was made."},
+        "outcome": {"enum": ["", "passed", "failed", "skipped"], "description": "Of the test."},
         "comparison": {"$ref": "#/$defs/Comparison"},
     }
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -247,14 +248,17 @@ def on_a_terminal(folder: Path, *arguments: str) -> str:
     return shown.decode()
 
 
-LIVE = "\n\r\x1b[Ktest_slow[cpu-float32-eager]: example 3 of 20, 0 s\x1b[1A\x1b[14G"
+LIVE = (
+    r"test_live.py \n\r\x1b\[Ktest_slow\[cpu-float32-eager\]: example 3 of 20, \d+ s"
+    r"\x1b\[1A\x1b\[14G"
+)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no pty")
 def test_progress_is_shown_on_a_terminal_and_leaves_no_trace(tmp_path: Path) -> None:
     (tmp_path / "test_live.py").write_text(SLOW)
     shown = on_a_terminal(tmp_path).replace("\r\n", "\n")
-    assert f"test_live.py {LIVE}" in shown
+    assert re.search(LIVE, shown)
     assert "\n\r\x1b[K\x1b[1A\x1b[14G\x1b[32m.\x1b[0m" in shown  # gone when the dot comes
     assert "words of the model" not in shown
 
@@ -292,3 +296,30 @@ def test_a_report_that_cannot_be_written_fails_the_run_and_no_other_report(
         ["error: *run.html was not written: *Error: *file*", "report: *run.json"]
     )
     assert set(saved(project.path / "run.json")) == {"test_right"}
+
+
+def test_a_test_that_failed_though_its_comparison_holds_is_told(project: pytest.Pytester) -> None:
+    project.makepyfile(
+        """
+        def test_else(fwcompare_port):
+            fwcompare_port("reference", "equivalent", inputs={})
+            assert 1 == 2
+
+        def test_right(fwcompare_port):
+            fwcompare_port("reference", "equivalent", inputs={})
+        """
+    )
+    reports = [f"--fwcompare-report=run{suffix}" for suffix in (".json", ".html", ".md")]
+    project.runpytest("--fwcompare", *reports).assert_outcomes(passed=1, failed=1)
+    data = json.loads((project.path / "run.json").read_text("utf-8"))
+    outcomes = {
+        entry["test"].split("::")[1][:9]: entry["outcome"] for entry in data["comparisons"]
+    }
+    assert outcomes == {"test_else": "failed", "test_righ": "passed"}
+    card = (project.path / "run.md").read_text("utf-8")
+    assert "**All 2 comparisons hold**" in card
+    assert "- Tests: 1 failed though their comparisons hold" in card
+    assert card.count("| equivalent (test failed) |") == 1
+    assert "**test failed**, though the comparison holds" in card
+    page = (project.path / "run.html").read_text("utf-8")
+    assert page.count("<strong>test failed</strong>, though the comparison holds.") == 1

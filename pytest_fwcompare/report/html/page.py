@@ -10,16 +10,18 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_fwcompare import __version__
-from pytest_fwcompare.recording import SEVERITY, Result, badness
+from pytest_fwcompare.recording import SEVERITY, Result
 from pytest_fwcompare.records import Comparison, Drift
 from pytest_fwcompare.report.facts import (
     command,
     facts,
+    failed_anyway,
     fastest,
     grouped,
     machine,
     measured,
     name_of,
+    rank,
     run_facts,
     title,
 )
@@ -52,6 +54,7 @@ class Case(NamedTuple):
     Attributes:
         anchor: of its section.
         title: the test, with the number of the comparison where the test makes several.
+        note: that the test failed for another reason; else "".
         example: the smallest input that shows the verdict, as lines; empty after a pass.
         charted: whether its charts were drawn.
     """
@@ -61,6 +64,7 @@ class Case(NamedTuple):
     result: Result
     comparison: Comparison
     headline: str
+    note: str
     facts: list[tuple[str, list[str]]]
     example: tuple[str, ...]
     figures: tuple[Figure, ...]
@@ -73,7 +77,7 @@ def run_to_html(results: Sequence[Result], host: Host | None = None) -> str:
 
     All text is escaped by the template; the SVG of the charts is the only markup put in.
     """
-    ordered = sorted(results, key=lambda result: badness(result.comparison), reverse=True)
+    ordered = sorted(results, key=rank, reverse=True)
     best = fastest(results)
     cases = [case(place, result, best) for place, result in enumerate(ordered, start=1)]
     counts: Counter[str] = Counter(result.comparison.verdict for result in results)
@@ -138,6 +142,7 @@ def case(place: int, result: Result, best: dict[tuple[str, int], float]) -> Case
         result=result,
         comparison=made,
         headline=headline(made),
+        note=failed_anyway(result),
         facts=grouped(facts(made)),
         example=(worst.description, *example_values(worst)) if worst and shown else (),
         figures=drawn,
@@ -194,7 +199,7 @@ def _row(found: Case, best: dict[tuple[str, int], float]) -> tuple[Cell, ...]:
         Cell(found.title),
         Cell(made.reference),
         Cell(made.port),
-        Cell(made.verdict, kind="verdict"),
+        Cell(made.verdict, kind="verdict", note=found.note),
         tables.measured(made.gap if measured(made) else None),
         tables.measured(made.noise if measured(made) else None),
         Cell(f"{controls.caught} of {len(controls.tried)}" if controls.tried else ""),

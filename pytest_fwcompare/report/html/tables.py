@@ -16,11 +16,13 @@ class Cell(NamedTuple):
     Attributes:
         exact: the figure with all its digits; "" where the text is all there is.
         kind: "text", "number", "name" (of a tensor or module) or "verdict".
+        note: said beside it.
     """
 
     text: str
     exact: str = ""
     kind: str = "text"
+    note: str = ""
 
 
 class Table(NamedTuple):
