@@ -7,13 +7,15 @@ backends, each in a process of its own. `diagnose.attribute` judges.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pytest_fwcompare.backends.base import Argument, Array
+from pytest_fwcompare.backends.keras import keras_on
 from pytest_fwcompare.backends.registry import backend
 from pytest_fwcompare.diagnose.attribute import Given, judge
 from pytest_fwcompare.errors import FwcompareError, UsageError
@@ -32,8 +34,8 @@ if TYPE_CHECKING:
 HAIR = 1e-7
 """How far a point is moved to see whether it is a kink, relative to the largest value."""
 
-NEAR = 4
-"""Moved points."""
+NEAR = 2
+"""Directions in which a point is moved, forth and back."""
 
 
 def attribute(
@@ -77,6 +79,11 @@ def attribute(
         raise UsageError(
             f"attribute: expected a Keras 3 layer or model, got {type(model).__name__}"
         )
+    if (on := keras_on()) != "tensorflow":
+        raise UsageError(
+            f"attribute: Keras runs on {on!r} in this process; layers are asked about from its "
+            f"TensorFlow backend, and {on!r} is one of those that are asked then"
+        )
     if not isinstance(inputs, Mapping):
         given = inputs if isinstance(inputs, (list, tuple)) else [inputs]
         inputs = {f"x{number}": np.asarray(value) for number, value in enumerate(given)}
@@ -118,6 +125,8 @@ def attribute_culprit(
     Returns:
         None where the culprit is no layer of Keras, or where nothing could be added to its cause.
     """
+    if keras_on() != "tensorflow":
+        return None
     for role, path in (("port", port_culprit), ("reference", culprit)):
         opened = pair.port if role == "port" else pair.reference
         if opened.side.framework != "keras" or opened.backend.name != "keras" or not path:
@@ -137,6 +146,31 @@ def attribute_culprit(
         (made,) = _examined(cases, others.installed(), pair.dtype, device, always=False)
         return made
     return None
+
+
+class Shaker:
+    """Moves arrays by a hair, to see whether a gradient jumps there.
+
+    Args:
+        seed: of the direction.
+        sign: 1.0 or -1.0, so that every kink has points on both of its sides.
+    """
+
+    def __init__(self, seed: int, sign: float) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.sign = sign
+
+    def __call__(self, value: Array) -> Array:
+        """The array moved; integers stay."""
+        if value.dtype.kind != "f":
+            return value
+        size = self.sign * HAIR * (float(np.abs(value).max(initial=0.0)) or 1.0)
+        moved: Array = value.astype(np.float64) + size * self.rng.standard_normal(value.shape)
+        return moved
+
+
+def _still(value: Array) -> Array:
+    return value
 
 
 @dataclass
@@ -263,7 +297,7 @@ def _document(case: Case, dtype: str) -> None:
 
 
 def _formula(
-    case: Case, framework: str, who: str, dtype: str, moved: np.random.Generator | None = None
+    case: Case, framework: str, who: str, dtype: str, move: Callable[[Array], Array] = _still
 ) -> Given:
     """What the documented formula gives in a framework, in the layout of the Keras layer."""
     from pytest_fwcompare.backends.keras.calls import weight_of
@@ -276,10 +310,10 @@ def _formula(
     for attribute_name, names, transform in stored:
         numbers[attribute_name], value = weight_of(case.call.layer, attribute_name)
         parts = transform.adjoint(
-            _shaken(value.astype(np.float64), moved), *(shapes[name] for name in names)
+            move(value.astype(np.float64)), *(shapes[name] for name in names)
         )
         values |= dict(zip(names, parts, strict=True))
-    tensors = [_shaken(tensor, moved) for tensor in case.call.tensors]
+    tensors = [move(tensor) for tensor in case.call.tensors]
     runner = backend(framework)
     working = dtype if dtype in runner.dtypes else "float32"
     built = runner.build(network, dtype=working)
@@ -295,7 +329,7 @@ def _formula(
         passed = side.forward(given, precision="double")
         found = passed.backward(dict.fromkeys(passed.outputs, case.cotangents["output 0"]))
         narrow: dict[str, Array] = {}
-        if moved is None:
+        if move is _still:
             side.load(native, "working")
             narrow = side.forward(given, precision="working", gradients=False).outputs
     canonical: dict[str, Array] = {}
@@ -314,15 +348,6 @@ def _formula(
         gradients,
         {f"output {n}": _wide(value) for n, value in enumerate(narrow.values())},
     )
-
-
-def _shaken(value: Array, moved: np.random.Generator | None) -> Array:
-    """The value moved by a hair, to see whether a gradient jumps here."""
-    if moved is None or value.dtype.kind != "f":
-        return value
-    size = HAIR * (float(np.abs(value).max(initial=0.0)) or 1.0)
-    shaken: Array = value.astype(np.float64) + size * moved.standard_normal(value.shape)
-    return shaken
 
 
 def _judged(case: Case, dtype: str, device: str) -> Attribution:
@@ -366,12 +391,12 @@ def _near(case: Case, dtype: str, device: str) -> list[Mapping[str, Array]]:
     from pytest_fwcompare.backends.keras import calls
 
     made: list[Mapping[str, Array]] = []
-    for seed in range(NEAR):
-        rng = np.random.default_rng(seed)
+    for seed, sign in product(range(NEAR), (1.0, -1.0)):
+        move = Shaker(seed, sign)
         if case.formula is not None:
-            made.append(_formula(case, "numpy", "numpy", dtype, rng).gradients)
+            made.append(_formula(case, "numpy", "numpy", dtype, move).gradients)
             continue
-        tensors = [_shaken(tensor, rng) for tensor in case.call.tensors]
+        tensors = [move(tensor) for tensor in case.call.tensors]
         side = calls.layer_side(case.call, dtype, device)
         with side:
             made.append(calls.run_own(side, tensors, case.cotangents, "double")[1])

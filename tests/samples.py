@@ -6,6 +6,8 @@ from typing import Any
 
 from pytest_fwcompare.recording import Result
 from pytest_fwcompare.records import (
+    Answer,
+    Attribution,
     Change,
     Comparison,
     Control,
@@ -161,10 +163,27 @@ def distribution(role: str, kind: str = "parameter") -> Distribution:
     )
 
 
+ATTRIBUTION = Attribution(
+    "block_1/layer_norm",
+    "LayerNormalization",
+    "LayerNormalization",
+    "backend",
+    ("tensorflow",),
+    (
+        Answer("keras on tensorflow", False, 2.5e-2, 1e-2, 1e-7, "other outputs"),
+        Answer("keras on numpy", True, 1e-8, None, 1e-7, "it has no gradients"),
+        Answer("keras on torch", None, reason="it cannot be imported"),
+    ),
+    ("a <b>note</b>",),
+)
+
+
 def everything() -> Comparison:
     """A comparison in which every part of a report has something to show."""
     return semantic(
         depth=DEPTH,
+        hints=("epsilon is 1e-05 (eps) in a of the reference, 0.001 in b of the port",),
+        attribution=ATTRIBUTION,
         examples=Examples(4, semantic().examples.worst, (0.0, 3e-9, 41000.0, float("inf"))),
         weights=(
             WeightRow("dense/kernel", ("fc.weight",), "Transpose(axes=(1, 0))", "by shape"),

@@ -141,15 +141,26 @@ def test_each_kind_of_fault_gets_its_answer(monkeypatch) -> None:
     assert len(others.installed()) >= 2
 
 
-def test_the_derivative_of_celu_at_0_is_tensorflows_own_fault() -> None:
-    """Its value is right, its derivative at 0 is not 1; found by nobody who draws at random."""
-    value = np.array([[0.0, 1.0, -1.0]], np.float32)
-    (found,) = fwc.attribute(layers.Activation("celu"), value, backends=["torch"])
-    assert found.answer == "backend: only tensorflow"
-    assert found.answers[0].forward == 0.0
-    assert found.answers[0].reason == "other gradients"
-    (relu,) = fwc.attribute(layers.Activation("relu"), value, backends=())
-    assert relu.fault == "port", "a kink is nobody's fault"
+def test_known_faults_of_backends_are_found_and_kinks_are_none() -> None:
+    """The derivative of celu at 0 on TensorFlow; average pooling with "same" padding on torch."""
+    image = keras.Input((5, 6, 2))
+    model = keras.Model(
+        image,
+        [
+            layers.Activation("celu", name="celu")(image),
+            layers.Activation("selu", name="selu")(image),
+            layers.AveragePooling2D(3, strides=2, padding="same", name="average")(image),
+        ],
+    )
+    value = RNG.normal(size=(2, 5, 6, 2)).astype(np.float32)
+    value[:, ::2] = 0.0
+    found = {one.layer: one for one in fwc.attribute(model, value, backends=["torch"])}
+    assert found["celu"].answer == "backend: only tensorflow"
+    assert found["celu"].answers[0].forward < 1e-15
+    assert found["celu"].answers[0].reason == "other gradients"
+    assert found["selu"].fault == "port", "a kink is nobody's fault"
+    assert found["average"].fault == "port"
+    assert found["average"].notes == ("on torch Keras gives something else",)
 
 
 def norm_port():
@@ -203,6 +214,15 @@ def test_a_fault_of_the_backend_shows_in_a_comparison(monkeypatch) -> None:
     assert found.verdict == "semantic"
     assert found.attribution is not None
     assert found.attribution.answer == "backend: only tensorflow"
+
+
+def test_a_reference_in_keras_is_asked_about_as_well() -> None:
+    found = fwc.compare(
+        norm_port, norm_reference, inputs={"x": TensorSpec(("batch", 5))}, examples=2
+    )
+    assert (found.verdict, found.reference) == ("semantic", "keras")
+    assert found.attribution is not None
+    assert (found.attribution.layer, found.attribution.fault) == ("norm", "port")
 
 
 def test_nothing_is_asked_without_explanation_or_after_a_pass() -> None:

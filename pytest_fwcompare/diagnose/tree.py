@@ -46,7 +46,8 @@ def depth_rows(
     faults: dict[int, Diagnosis] = {}
     for diagnosis in (found, *found.others):
         place = _stretch_of(sides, made, diagnosis)
-        if place is not None:
+        # What is not proved and depends on a culprit may be the trace of that.
+        if place is not None and (diagnosis.cause or place not in _after(sides, made, faults)):
             faults.setdefault(place, diagnosis)
     backward = _backward_gaps(sides)
     after = _after(sides, made, faults)

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from pytest_fwcompare.recording import Result, badness
-from pytest_fwcompare.records import Change, Comparison, Controls, Drift, Timing
+from pytest_fwcompare.records import Attribution, Change, Comparison, Controls, Drift, Timing
 from pytest_fwcompare.report.host import Host
 from pytest_fwcompare.report.numbers import figure, times
 from pytest_fwcompare.report.text import place, tensor_sentences, worst_tensor
@@ -35,6 +35,8 @@ def facts(comparison: Comparison) -> Iterator[Fact]:
         yield Fact("Evidence", sentence)
     for hint in comparison.hints:
         yield Fact("Hint", hint)
+    if comparison.attribution is not None:
+        yield Fact("Keras or the backend", told(comparison.attribution))
     if measured(comparison):
         yield Fact("Compared", compared(comparison))
     row = worst_tensor(comparison)
@@ -47,6 +49,12 @@ def facts(comparison: Comparison) -> Iterator[Fact]:
         yield Fact("Notice", notice)
     if found := versions(comparison.environment):
         yield Fact("Versions", ", ".join(f"{name} {version}" for name, version in found.items()))
+
+
+def told(found: Attribution) -> str:
+    """The answer, about which layer, and what should be known with it."""
+    layer = f"{found.layer} ({found.kind})"
+    return "; ".join([f"{found.answer}: {layer}", *found.notes])
 
 
 def title(results: Sequence[Result]) -> str:

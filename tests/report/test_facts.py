@@ -8,7 +8,7 @@ import pytest
 import samples
 
 from pytest_fwcompare.recording import Result
-from pytest_fwcompare.records import Controls, Drift
+from pytest_fwcompare.records import Attribution, Controls, Drift
 from pytest_fwcompare.report.facts import command, facts, fastest, run_facts, sensitivity, title
 
 RUN = samples.run()
@@ -25,6 +25,8 @@ def test_the_facts_of_a_failure_come_in_reading_order() -> None:
         "Where",
         "Cause",
         "Evidence",
+        "Hint",
+        "Keras or the backend",
         "Compared",
         "Worst",
         "Sensitivity",
@@ -121,3 +123,11 @@ def test_the_fastest_of_a_group_is_over_all_its_results() -> None:
     quick = dataclasses.replace(RIGHT.comparison, timings=(samples.timing("jax", 0.5),))
     results = [RIGHT, dataclasses.replace(RIGHT, comparison=quick)]
     assert fastest(results) == {(RIGHT.group, 1): pytest.approx(1.5e-3)}
+
+
+def test_the_answer_about_keras_is_told_with_its_layer_and_notes() -> None:
+    found = Attribution("n", "LayerNormalization", "", "backend", ("jax",), notes=("by vote",))
+    made = samples.semantic(attribution=found)
+    (fact,) = [fact for fact in facts(made) if fact.label == "Keras or the backend"]
+    assert fact.text == "backend: only jax: n (LayerNormalization); by vote"
+    assert not [f for f in facts(samples.semantic()) if f.label == "Keras or the backend"]

@@ -130,6 +130,7 @@ def case(place: int, result: Result, best: dict[tuple[str, int], float]) -> Case
             tables.timings(made, fast),
         ]
     lists += [
+        tables.attribution(made),
         tables.drift(made),
         tables.controls(made),
         tables.uncovered(made),

@@ -114,6 +114,24 @@ def depth(comparison: Comparison) -> Table:
     return Table("Modules in the order of the data", headings, rows)
 
 
+def attribution(comparison: Comparison) -> Table:
+    """What every implementation of a Keras layer gave, against its documented formula."""
+    found = comparison.attribution
+    rows = tuple(
+        (
+            name(answer.who),
+            Cell({True: "agrees", False: "differs", None: "no answer"}[answer.agrees]),
+            measured(answer.forward),
+            measured(answer.backward),
+            measured(answer.noise),
+            Cell(answer.reason),
+        )
+        for answer in (() if found is None else found.answers)
+    )
+    headings = ("Implementation", "Answer", "Forward", "Backward", "Noise", "Reason")
+    return Table("Keras or the backend", headings, rows)
+
+
 def examples(comparison: Comparison) -> Table:
     """The ratio of every example."""
     rows = tuple(

@@ -10,6 +10,7 @@ import pytest
 import samples
 
 from pytest_fwcompare.recording import Result
+from pytest_fwcompare.records import Answer, Attribution
 from pytest_fwcompare.report.html import page, run_to_html
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -221,3 +222,16 @@ def test_beyond_the_worst_hundred_tables_take_the_place_of_charts(
 
 def test_the_same_results_give_the_same_page() -> None:
     assert run_to_html(samples.run()) == PAGE
+
+
+def test_what_every_backend_of_keras_gave_is_a_table() -> None:
+    answers = (
+        Answer("keras on tensorflow", False, 0.25, None, 1e-7, "other outputs"),
+        Answer("keras on torch", None, reason="it cannot be imported"),
+    )
+    found = Attribution("n", "Norm", "Norm", "backend", ("tensorflow",), answers)
+    text = run_to_html([Result("a", "a", 1, 1, samples.semantic(attribution=found))])
+    table = text[text.index("<summary>Keras or the backend") :]
+    for cell in ("keras on tensorflow", "differs", "2.5e-01", "no answer", "cannot be imported"):
+        assert cell in table
+    assert "backend: only tensorflow: n (Norm)" in text
