@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from pytest_fwcompare.backends.registry import backend, owner
-from pytest_fwcompare.errors import FwcompareError, OutOfMemory
+from pytest_fwcompare.errors import FwcompareError, OutOfMemory, WorkerDied
 from pytest_fwcompare.formats import format_of
 from pytest_fwcompare.records import Comparison
 
@@ -32,7 +32,7 @@ def attempted(attempt: Attempt, reference: Any, port: Any, **axes: Any) -> Compa
     """
     try:
         made = attempt(**axes)
-    except OutOfMemory as error:  # while a side was opened
+    except (OutOfMemory, WorkerDied) as error:  # while a side was opened
         names = (framework_of(reference), framework_of(port))
         made = replace(Comparison("error", *names, message=str(error)), **axes)
     if made.verdict != "error":

@@ -36,6 +36,7 @@ from pytest_fwcompare.records import (
 from pytest_fwcompare.request import Repro, Request, Story, check_request
 from pytest_fwcompare.sides import Opened, open_side
 from pytest_fwcompare.supply import Source
+from pytest_fwcompare.workers.isolation import guarded
 
 LARGE = 4_000_000
 """Parameters from which on a network is judged with all threads."""
@@ -123,12 +124,12 @@ def compare(
                 ours = (
                     reference.opened()
                     if isinstance(reference, GoldenReference)
-                    else open_side(reference, "reference", **axes)
+                    else open_side(guarded(reference, "reference", asked), "reference", **axes)
                 )
             stack.callback(ours.side.close)
             tell("opening the port")
             with seeded(asked):
-                theirs = open_side(port, "port", **axes)
+                theirs = open_side(guarded(port, "port", asked), "port", **axes)
             stack.callback(theirs.side.close)
             return compare_opened(ours, theirs, asked)
 

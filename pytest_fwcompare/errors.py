@@ -40,6 +40,7 @@ class ModelError(FwcompareError):
         super().__init__(f"{role}, {stage}: {message}")
         self.role = role
         self.stage = stage
+        self.text = message
 
 
 class OutOfMemory(ModelError):
@@ -47,3 +48,11 @@ class OutOfMemory(ModelError):
 
     def __init__(self, role: str, message: str) -> None:
         super().__init__(role, "memory", message)
+
+
+class WorkerDied(ModelError):
+    """The worker of a side gave no answer: killed, hung, its pipe closed, or nonsense sent."""
+
+    def of(self, role: str) -> WorkerDied:
+        """The same, said of a side: whoever makes a model does not know whose it will be."""
+        return WorkerDied(role, self.stage, self.text)

@@ -44,6 +44,12 @@ def item_case(item: pytest.Item) -> Case | None:
     return None if callspec is None else callspec.params.get(CASE)
 
 
+def item_framework(item: pytest.Item) -> str | None:
+    """The framework that an item is judged in, None if it has none."""
+    case = item_case(item)
+    return None if case is None else case.framework
+
+
 def item_group(item: pytest.Item) -> str:
     """The node id without the framework: items that share it are ranked by speed."""
     case = item_case(item)

@@ -22,6 +22,7 @@ from pytest_fwcompare.fixtures import (  # noqa: F401  fixtures are found by bei
     fwcompare_network,
     fwcompare_port,
     item_case,
+    item_framework,
     item_group,
     not_compared,
 )
@@ -47,6 +48,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", MARKER)
     try:
         settings = options.read_settings(config)
+        if settings.enabled:
+            from pytest_fwcompare.workers.plugin import WorkerHooks
+
+            config.pluginmanager.register(
+                WorkerHooks(config, settings.workers, item_framework), "fwcompare-workers"
+            )
         if settings.enabled and settings.axes["frameworks"].named:
             options.check_frameworks(settings.axes["frameworks"])
     except UsageError as error:

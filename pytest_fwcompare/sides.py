@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from pytest_fwcompare.backends.base import Argument, Backend, Built, Placement, Side
-from pytest_fwcompare.backends.registry import owner, present, require
+from pytest_fwcompare.backends.registry import owner, present
 from pytest_fwcompare.devices import FORMS, device_of, is_device, why_not
-from pytest_fwcompare.errors import FrameworkUnavailable, ModelError, UsageError
+from pytest_fwcompare.errors import FrameworkUnavailable, ModelError, UsageError, WorkerDied
 from pytest_fwcompare.formats import DTYPES
 from pytest_fwcompare.networks.graph import Network
 
@@ -22,10 +22,17 @@ MODES = ("eager", "graph", "compiled")
 
 @dataclass(frozen=True)
 class InFramework:
-    """A described network to be built in a framework of one's choice."""
+    """A described network to be built in a framework of one's choice.
+
+    Attributes:
+        network: the description.
+        framework: import name, with a tag for a worker of that name: "keras@jax".
+        apart: build and run it in a worker in any case.
+    """
 
     network: Network
     framework: str
+    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,14 +84,25 @@ def open_side(given: Any, role: str, *, dtype: str, device: str, mode: str) -> O
         UsageError: it is nothing that can be compared.
         ModelError: building or adopting it failed.
         FrameworkUnavailable: the framework, device or dtype cannot be used here.
+        WorkerDied: it is made in a worker, which died of it.
     """
-    own, device = False, device_of(device, role)
+    try:
+        return _open(given, role, dtype=dtype, device=device_of(device, role), mode=mode)
+    except WorkerDied as error:
+        raise error.of(role) from None
+
+
+def _open(given: Any, role: str, *, dtype: str, device: str, mode: str) -> Opened:
+    from pytest_fwcompare.workers import isolation
+
+    own = False
+    given = isolation.elsewhere(given, role)
     if _is_factory(given):
         given, own = _call_factory(given, role), True
     if isinstance(given, Network):
         given = InFramework(given, "numpy")
     if isinstance(given, InFramework):
-        backend = require(given.framework)
+        backend = isolation.backend_of(given)
         if role == "reference" and given.framework == "numpy":
             device, mode = "cpu", "eager"  # the formulas have no other; the port's axes stand
         check_backend(backend, dtype, device, mode)

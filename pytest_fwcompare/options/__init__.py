@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pytest_fwcompare.devices import FORMS
 from pytest_fwcompare.errors import UsageError
 from pytest_fwcompare.formats import DTYPES
-from pytest_fwcompare.options import controls, gate, golden, report
+from pytest_fwcompare.options import controls, gate, golden, report, workers
 from pytest_fwcompare.options.axes import (
     AXES,
     DEFAULTS,
@@ -30,6 +30,7 @@ from pytest_fwcompare.options.gate import GateSettings
 from pytest_fwcompare.options.given import base, check_count, flag, given, split
 from pytest_fwcompare.options.golden import GoldenSettings
 from pytest_fwcompare.options.report import Reports
+from pytest_fwcompare.options.workers import WorkerSettings
 
 if TYPE_CHECKING:
     import pytest
@@ -62,6 +63,7 @@ class Settings(NamedTuple):
         thorough: every parameter is disturbed after a pass, not a few.
         command: the options given on the command line, to be repeated when replaying.
         repro: folder under which each failing comparison writes a script that shows it.
+        workers: what runs in a process of its own, and how that is started.
     """
 
     enabled: bool
@@ -75,6 +77,7 @@ class Settings(NamedTuple):
     repro: Path | None = None
     golden: GoldenSettings = GoldenSettings()
     thorough: bool = False
+    workers: WorkerSettings = WorkerSettings()
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -110,6 +113,7 @@ def add_options(parser: pytest.Parser) -> None:
     gate.add(group, parser)
     golden.add(group, parser)
     controls.add(group, parser)
+    workers.add(group, parser)
 
 
 def read_settings(config: pytest.Config) -> Settings:
@@ -120,7 +124,7 @@ def read_settings(config: pytest.Config) -> Settings:
     """
     axes: dict[str, Choice] = {axis: _axis(config, axis) for axis in AXES}
     raw, source = given(config, "examples")
-    gated, replayed = gate.read(config), golden.read(config)
+    gated, replayed, apart = gate.read(config), golden.read(config), workers.read(config)
     return Settings(
         enabled=flag(config, "fwcompare"),
         axes=axes,
@@ -128,11 +132,12 @@ def read_settings(config: pytest.Config) -> Settings:
         timings=not flag(config, "fwcompare_no_timings"),
         report=report.read(config),
         gate=gated,
-        command=(*_command(config), *gated.command, *replayed.command),
+        command=(*_command(config), *gated.command, *replayed.command, *apart.command),
         examples_forced=source.startswith("--"),
         repro=_repro(config),
         golden=replayed,
         thorough=controls.read(config),
+        workers=apart,
     )
 
 

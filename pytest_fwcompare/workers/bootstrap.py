@@ -11,6 +11,7 @@ from typing import Any
 
 LEAST_PYTHON = (3, 11)
 WATCHED_EVERY_S = 1.0
+CUT_OFF = 71  # exit status of a worker that hears its parent no more
 
 
 def begin(channel: Any) -> None:
@@ -92,7 +93,7 @@ def redirect_output(log: str) -> None:
     os.dup2(number, 1)
     os.dup2(number, 2)
     os.close(number)
-    faulthandler.enable(2)
+    faulthandler.enable(2, all_threads=False)
     # Ctrl-C is the parent's to handle: it ends its workers in its own time.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -117,7 +118,7 @@ def end_with_parent(main_thread: bool) -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(WATCHED_EVERY_S)
-        os._exit(70)
+        os._exit(CUT_OFF)
 
     threading.Thread(target=watch, daemon=True).start()
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import atexit
 import os
+import shutil
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 TIMEOUT_S = 300.0
 LEAST_WORKERS = 2
 """A comparison may need one for each side."""
+
+
+SCOUT = "models"
+"""Name of the worker that finds out of which framework a factory's model is."""
+
+Key = tuple[str, tuple[tuple[str, str], ...]]
 
 
 @dataclass(frozen=True)
@@ -44,12 +51,18 @@ class Pool:
 
     Attributes:
         started: how often each was started; more than once only after it died.
+        frameworks: of factories that were asked, by module and name.
+        deaths: whether a worker died of a model that was tried in it.
+        folders: temporary ones, removed at the end.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.started: Counter[str] = Counter()
-        self._workers: dict[tuple[str, tuple[tuple[str, str], ...]], Worker] = {}
+        self.frameworks: dict[tuple[str, str], str] = {}
+        self.deaths: dict[Hashable, bool] = {}
+        self.folders: list[Path] = []
+        self._workers: dict[Key, Worker] = {}
 
     def worker(self, name: str, environment: Mapping[str, str] | None = None) -> Worker:
         """The running worker of that name, started if need be.
@@ -63,8 +76,7 @@ class Pool:
             UsageError: nobody said what the tag means.
             FrameworkUnavailable: it cannot be started.
         """
-        variables = {**environment_of(name), **(environment or {})}
-        key = name, tuple(sorted(variables.items()))
+        key = _key(name, environment)
         found = self._workers.get(key)
         if found is not None and found.alive:
             return found
@@ -74,12 +86,29 @@ class Pool:
 
         if found is not None:
             found.close()
-        made = Worker(name, spec, variables, self.settings.timeout)
+        made = Worker(name, spec, dict(key[1]), self.settings.timeout)
         self.started[name] += 1
         self._workers[key] = made
         if spec.own_process:
             made.request("paths", Task("worker", "import"), paths=project_paths())
         return made
+
+    def is_running(self, name: str, environment: Mapping[str, str] | None = None) -> bool:
+        """Whether `worker` would give one that runs already."""
+        found = self._workers.get(_key(name, environment))
+        return found is not None and found.alive
+
+    def name_scout(self, framework: str) -> bool:
+        """Make the scout the worker of a framework; False if that has one, or must be another."""
+        target = _key(framework, None)
+        taken = self._workers.get(target)
+        if framework in self.settings.specs or (taken is not None and taken.alive):
+            return False
+        scout = self._workers.pop(_key(SCOUT, None))
+        scout.name = framework
+        self._workers[target] = scout
+        self.started[framework] += 1
+        return True
 
     def spec(self, name: str) -> Spec:
         """How the worker of that name is started.
@@ -124,6 +153,15 @@ class Pool:
         for worker in self._workers.values():
             worker.close()
         self._workers.clear()
+        for folder in self.folders:
+            shutil.rmtree(folder, ignore_errors=True)
+        self.folders.clear()
+
+
+def _key(name: str, environment: Mapping[str, str] | None) -> Key:
+    """What tells workers apart: name and variables."""
+    variables = {**environment_of(name), **(environment or {})}
+    return name, tuple(sorted(variables.items()))
 
 
 def cores() -> int:

@@ -16,7 +16,13 @@ from typing import Any
 
 import execnet
 
-from pytest_fwcompare.errors import FrameworkUnavailable, FwcompareError, ModelError, UsageError
+from pytest_fwcompare.errors import (
+    FrameworkUnavailable,
+    FwcompareError,
+    ModelError,
+    UsageError,
+    WorkerDied,
+)
 from pytest_fwcompare.workers import bootstrap, sharing
 from pytest_fwcompare.workers.specs import Spec
 from pytest_fwcompare.workers.wire import PROTOCOL, WireError, decode, encode
@@ -30,10 +36,6 @@ MOST_LOGGED = 1 << 20
 
 ENVIRONMENT = {"LIBC_FATAL_STDERR_": "1"}
 """glibc says to standard error, not to the terminal, why it gives up on a corrupted heap."""
-
-
-class WorkerDied(ModelError):
-    """A worker did not answer: it was killed, hung, closed its pipe or sent nonsense."""
 
 
 @dataclass(frozen=True)
@@ -158,10 +160,10 @@ class Worker:
             try:
                 answer = self._ask(do, keywords, max(self.timeout, START_S * patient))
                 result = self._result(answer, task)
+            except execnet.gateway_base.TimeoutError:  # before OSError, which it is, too
+                raise self._hung(task, time.monotonic() - start) from None
             except (EOFError, OSError, WireError, execnet.RemoteError) as error:
                 raise self._died(task, error) from None
-            except execnet.gateway_base.TimeoutError:
-                raise self._hung(task, time.monotonic() - start) from None
             except FwcompareError:
                 raise
             except BaseException:
@@ -291,6 +293,8 @@ def _rebuilt(error: Mapping[str, Any], task: Task, name: str) -> Exception:
 
 def ending(code: int) -> str:
     """An exit status in words."""
+    if code == bootstrap.CUT_OFF:
+        return "closed its pipe in the middle of its work"
     if code >= 0:
         return f"exited with status {code} in the middle of its work"
     number = -code

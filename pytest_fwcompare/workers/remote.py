@@ -56,12 +56,8 @@ class RemoteModel:
         if self.number is None or worker is not self.worker:
             if self.source is None:
                 raise UsageError(f"{role}: the worker that held this {backend.name} model is gone")
-            task = Task(role, "import", f"source: {described(self.source)}")
-            worker.request("load", task, patient=True, source=self.source)
-            task = Task(role, "build", task.about)
-            made = worker.request("make", task, patient=True, source=self.source)
-            self.framework = made["framework"]
-            self.keep(worker, made["model"])
+            self.framework, number = make_there(worker, self.source, role)
+            self.keep(worker, number)
         assert self.number is not None
         return worker, self.number
 
@@ -72,6 +68,18 @@ class RemoteModel:
 
     def __repr__(self) -> str:
         return f"<model in the worker {self.fwcompare_backend.name!r}>"
+
+
+def make_there(worker: Worker, source: Mapping[str, Any], role: str) -> tuple[str, int]:
+    """Have a worker make a model; its framework, and its number there.
+
+    Raises:
+        ModelError: stage "import" or "build".
+    """
+    about = f"source: {described(source)}"
+    worker.request("load", Task(role, "import", about), patient=True, source=source)
+    made = worker.request("make", Task(role, "build", about), patient=True, source=source)
+    return made["framework"], made["model"]
 
 
 @final
@@ -180,8 +188,9 @@ class RemoteBackend(Backend):
         return None if found is None else int(found)
 
     def set_threads(self, count: int) -> None:
-        """In the worker."""
-        self._ask("set_threads", count=count)
+        """In the worker; none is started for it, as one that died will not come back for it."""
+        if pool.current().is_running(self.name, self._environment):
+            self._ask("set_threads", count=count)
 
 
 @final

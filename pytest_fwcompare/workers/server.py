@@ -21,7 +21,7 @@ import numpy as np
 from pytest_fwcompare.backends.base import Backend, Pass, Side, Stopwatch
 from pytest_fwcompare.backends.registry import backend, owner
 from pytest_fwcompare.errors import FwcompareError, ModelError, UsageError
-from pytest_fwcompare.workers import loading, sharing
+from pytest_fwcompare.workers import bootstrap, loading, sharing
 from pytest_fwcompare.workers.wire import PROTOCOL, decode, encode
 
 END = object()
@@ -53,7 +53,7 @@ def serve(channel: Any, config: Mapping[str, Any]) -> None:
 
     def arrived(message: Any) -> None:
         if message is END and config["own_process"]:
-            os._exit(0)  # in execnet's thread: whatever still runs is for nobody
+            os._exit(bootstrap.CUT_OFF)  # in execnet's thread: whatever still runs is for nobody
         requests.put(message)
 
     channel.setcallback(arrived, endmarker=END)

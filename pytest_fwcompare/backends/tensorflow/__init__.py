@@ -95,11 +95,14 @@ class TensorFlowBackend(Backend):
         prepare_import()
         import tensorflow as tf
 
+        from pytest_fwcompare.backends.tensorflow.state import onednn_is_active
+
         return {
             "version": self.version(),
             "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
             "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
             "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default"),
+            "onednn_active": onednn_is_active(),
             "deterministic_ops": _is_deterministic(),
             "tf32": bool(tf.config.experimental.tensor_float_32_execution_enabled()),
             "cudnn_deterministic": os.environ.get("TF_CUDNN_DETERMINISTIC", "0") == "1",

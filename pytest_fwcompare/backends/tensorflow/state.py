@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -106,3 +107,12 @@ def restore_random(state: Any) -> None:
         context.context()._rng.setstate(local)
     if world is not None and has_global_generator():
         tf.random.get_global_generator().reset(world)
+
+
+def onednn_is_active() -> bool:
+    """Whether TensorFlow computes with oneDNN; what it read at its import, whatever is set now."""
+    try:
+        from tensorflow.python.util import _pywrap_util_port
+    except ImportError:  # an older TensorFlow
+        return os.environ.get("TF_ENABLE_ONEDNN_OPTS", "1") != "0"
+    return bool(_pywrap_util_port.IsMklEnabled())

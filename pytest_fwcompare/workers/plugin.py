@@ -1,0 +1,68 @@
+"""The workers of a run: what the options say of them, and their end with the session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_fwcompare.workers import pool
+from pytest_fwcompare.workers.specs import parse_name, parse_spec
+
+if TYPE_CHECKING:
+    from pytest_fwcompare.options.workers import WorkerSettings
+
+
+def settings_of(given: WorkerSettings, sharers: int = 1) -> pool.Settings:
+    """Options as the pool takes them.
+
+    Raises:
+        UsageError: a name or a specification is none.
+    """
+    specs = {}
+    for name, (text, source) in given.specs.items():
+        parse_name(name, source)
+        specs[name] = parse_spec(text, f"{source} {name}")
+    timeout = pool.TIMEOUT_S if given.timeout is None else given.timeout
+    return pool.Settings(given.isolate, timeout, specs, sharers)
+
+
+class WorkerHooks:
+    """One pool for the session; a framework's items stay together under `--dist loadgroup`.
+
+    Args:
+        config: of the run.
+        given: the options.
+        framework_of: the framework that an item is judged in, None if it has none.
+
+    Raises:
+        UsageError: a name or a specification is none.
+    """
+
+    def __init__(
+        self,
+        config: pytest.Config,
+        given: WorkerSettings,
+        framework_of: Callable[[pytest.Item], str | None],
+    ) -> None:
+        sharers = int(getattr(config, "workerinput", {}).get("workercount", 1))
+        self._framework_of = framework_of
+        self._isolates = given.isolate == "framework"
+        self._before = pool.configure(settings_of(given, sharers))
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(
+        self, config: pytest.Config, items: list[pytest.Item]
+    ) -> None:
+        """Mark the items of one framework as a group of pytest-xdist."""
+        if not self._isolates or not getattr(config.option, "loadgroup", False):
+            return
+        for item in items:
+            framework = self._framework_of(item)
+            if framework is not None and item.get_closest_marker("xdist_group") is None:
+                item.add_marker(pytest.mark.xdist_group(f"fwcompare-{framework}"))
+
+    def pytest_unconfigure(self) -> None:
+        """End all workers."""
+        pool.put_back(self._before)

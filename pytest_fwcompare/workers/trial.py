@@ -1,0 +1,123 @@
+"""Tries a model in a worker before this process runs it: whether it survives."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Hashable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from pytest_fwcompare.errors import FwcompareError, UsageError, WorkerDied
+from pytest_fwcompare.networks.plain import to_plain
+from pytest_fwcompare.request import Request
+from pytest_fwcompare.sides import InFramework, Opened, open_side
+from pytest_fwcompare.workers import pool
+from pytest_fwcompare.workers.isolation import known_danger, model_of_factory, stays_here
+from pytest_fwcompare.workers.sources import source_of
+
+EXAMPLES = 3
+"""Sizes that are tried."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that could run in a worker.
+
+    Attributes:
+        given: a described network with its framework, or what a worker makes a model of.
+        key: what it is, so that it is tried once.
+    """
+
+    given: Any
+    key: Hashable
+
+    @classmethod
+    def of(cls, given: Any) -> Candidate | None:
+        """None for what runs in this process anyway: NumPy, and objects that cannot be sent."""
+        if isinstance(given, InFramework):
+            if given.framework == "numpy" or "@" in given.framework:
+                return None
+            try:
+                return cls(given, (repr(to_plain(given.network)), given.framework))
+            except UsageError:
+                return None
+        if stays_here(given):
+            return None
+        try:
+            source = source_of(given)
+        except UsageError:
+            return None
+        return cls(source, tuple(sorted(source.items())))
+
+    def is_known(self) -> bool:
+        """Whether it is known to crash."""
+        given = self.given
+        if not isinstance(given, InFramework):
+            return False
+        return known_danger(given.network, given.framework) is not None
+
+    def model(self, role: str) -> Any:
+        """What `open_side` opens in a worker."""
+        if isinstance(self.given, InFramework):
+            return replace(self.given, apart=True)
+        return model_of_factory(self.given, role)
+
+
+def dies(candidate: Candidate, role: str, request: Request) -> bool:
+    """Whether a worker dies of making, running or differentiating it. Asked once a model."""
+    found = pool.current().deaths
+    key = (candidate.key, request.dtype, request.device, request.mode)
+    if key not in found:
+        found[key] = _dies(candidate, role, request)
+    return found[key]
+
+
+def _dies(candidate: Candidate, role: str, request: Request) -> bool:
+    try:
+        opened = open_side(
+            candidate.model(role),
+            role,
+            dtype=request.dtype,
+            device=request.device,
+            mode=request.mode,
+        )
+    except WorkerDied:
+        return True
+    except FwcompareError:
+        return False  # what it is about is said when it runs in this process
+    try:
+        _run(opened, role, request)
+    except WorkerDied:
+        return True
+    except FwcompareError:
+        return False
+    finally:
+        with contextlib.suppress(FwcompareError):
+            opened.side.close()
+    return False
+
+
+def _run(opened: Opened, role: str, request: Request) -> None:
+    """Forward and backward, as the comparison will."""
+    from pytest_fwcompare.link import telling_example
+    from pytest_fwcompare.points import arguments
+
+    plan, side = request.plan, opened.side
+    backward = "backward" in request.checks and opened.backend.can_differentiate
+    for example in [telling_example(plan), *plan.planned(EXAMPLES)]:
+        given = arguments(plan, opened, role, plan.arrays(example))
+        side.prepare(given)
+        for precision in ("working", "double"):
+            passed = side.forward(given, precision=precision, gradients=backward)
+            if backward:
+                passed.backward(_ones(passed.outputs))
+
+
+def _ones(outputs: Any) -> dict[str, np.ndarray]:
+    return {
+        name: np.ones(value.shape, value.dtype)
+        for name, value in outputs.items()
+        if value.dtype.kind == "f"
+    }
