@@ -20,6 +20,7 @@ from pytest_fwcompare.errors import (
     FrameworkUnavailable,
     FwcompareError,
     ModelError,
+    OutOfMemory,
     UsageError,
     WorkerDied,
 )
@@ -282,7 +283,9 @@ class Worker:
 def _rebuilt(error: Mapping[str, Any], task: Task, name: str) -> Exception:
     """The worker's exception as one of this process."""
     message, kind = str(error["message"]), str(error["kind"])
-    if kind == "ModelError":
+    if kind == "OutOfMemory":
+        return OutOfMemory(task.role, message)
+    if error["stage"]:
         return ModelError(task.role, str(error["stage"]), message)
     if kind:
         known = {each.__name__: each for each in (FrameworkUnavailable, UsageError)}
