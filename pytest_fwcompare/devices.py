@@ -5,6 +5,7 @@ Read by every pytest run: imports neither NumPy nor a framework.
 
 from __future__ import annotations
 
+import os
 import re
 
 KINDS = ("cpu", "cuda")
@@ -49,3 +50,10 @@ def why_not(dtype: str, device: str) -> str | None:
             "it is float32. Ask for device cuda or cpu/cuda"
         )
     return None
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -276,6 +276,7 @@ class FwcompareNetwork(Fixture):
                 device=keywords["device"],
                 mode=keywords["mode"],
                 backward="backward" in keywords.get("checks", ("backward",)),
+                memory=self._config.stash[SETTINGS].costs.memory,
             )
         return self._timings[key]
 

@@ -184,6 +184,15 @@ def _speed(place: str, timings: Iterable[Timing]) -> Iterable[tuple[str, object]
         yield f"{key}first_call_s", float(timing.first_call_s)
         if timing.peak_bytes is not None:
             yield f"{key}peak_bytes", int(timing.peak_bytes)
+            yield f"{key}peak_of", timing.peak_of or "rise"
+        if timing.ratio is not None:
+            yield f"{key}ratio", float(timing.ratio.median)
+            yield f"{key}ratio_low", float(timing.ratio.low)
+            yield f"{key}ratio_high", float(timing.ratio.high)
+        for name, value in (("host_s", timing.host_s), ("device_s", timing.device_s)):
+            if value is not None:
+                yield f"{key}{name}", float(value)
+        yield f"{key}threads", int(timing.threads)
         if timing.shared_machine:
             yield f"{key}shared_machine", True
 

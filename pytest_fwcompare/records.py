@@ -231,6 +231,16 @@ class Quartiles:
 
 
 @dataclass(frozen=True)
+class Ratio:
+    """How many times longer than the fastest: median of the rounds, and its 95 % interval."""
+
+    median: float
+    low: float
+    high: float
+    rounds: int
+
+
+@dataclass(frozen=True)
 class Timing:
     """Durations of one framework.
 
@@ -241,6 +251,12 @@ class Timing:
         shapes: sizes of the timed call.
         shared_machine: True under pytest-xdist, where other workers disturb the clock.
         peak_bytes: peak memory of the run, None where it was not measured.
+        peak_of: what `peak_bytes` was measured in: "device": of the device, by the framework's
+            own statistics; "process": resident memory above that after the framework's import, in
+            a process of its own; "rise": how far this process rose, a lower bound.
+        ratio: time of a forward and a backward pass over the fastest framework's.
+        host_s: until a forward call that does not wait returns.
+        device_s: that the device is busy with a forward call, by its own clock.
         synchronised: False if calls returned before their work was done; the figures mislead.
     """
 
@@ -255,6 +271,10 @@ class Timing:
     shared_machine: bool = False
     peak_bytes: int | None = None
     synchronised: bool = True
+    peak_of: str = ""
+    ratio: Ratio | None = None
+    host_s: float | None = None
+    device_s: float | None = None
 
 
 @dataclass(frozen=True)

@@ -172,13 +172,25 @@ class Pass(ABC):
 class Stopwatch:
     """Bare calls for timing, on values prepared beforehand; each synchronises before it returns.
 
-    `forward_backward` is one forward and one backward pass; backward alone is the difference
-    unless `backward` is given, which repeats the backward pass of one kept forward pass.
+    Attributes:
+        forward: one forward pass.
+        forward_backward: one forward and one backward pass; backward alone is the difference
+            unless `backward` is given.
+        backward: repeats the backward pass of one kept forward pass.
+        settings: a block with the device and the arithmetic of the working dtype, entered around
+            many calls, so that no call pays for it.
+        queue: the forward pass handed over to the device without waiting for it; None where a
+            call cannot return before its work is done.
+        on_device: seconds that the device was busy with one forward pass, by its own clock; None
+            where it has none.
     """
 
     forward: Callable[[], None]
     forward_backward: Callable[[], None] | None
     backward: Callable[[], None] | None = None
+    settings: Callable[[], AbstractContextManager[Any]] = nullcontext
+    queue: Callable[[], None] | None = None
+    on_device: Callable[[], float] | None = None
 
 
 class Side(ABC):
@@ -421,6 +433,20 @@ class Backend(ABC):
 
     def lacking(self, mode: str, device: str) -> str | None:
         """Why a mode of `modes` cannot be had here on that device, such as a missing compiler."""
+        return None
+
+    def thread_count(self) -> int | None:
+        """Threads that it computes with on a CPU, for the record; None where it does not tell."""
+        return self.threads()
+
+    def device_peak(self, device: str, call: Callable[[], None]) -> int | None:
+        """Most bytes of a device's memory that were taken while `call` ran.
+
+        What was taken before counts: parameters, inputs, and what a kept pass holds.
+
+        Returns:
+            Bytes, or None on a CPU and where the framework keeps no such statistics.
+        """
         return None
 
     def release_memory(self) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pytest_fwcompare.devices import FORMS
 from pytest_fwcompare.errors import UsageError
 from pytest_fwcompare.formats import DTYPES
-from pytest_fwcompare.options import controls, gate, golden, report, workers
+from pytest_fwcompare.options import controls, costs, gate, golden, report, workers
 from pytest_fwcompare.options.axes import (
     AXES,
     DEFAULTS,
@@ -26,6 +26,7 @@ from pytest_fwcompare.options.axes import (
     check_frameworks,
     marker_values,
 )
+from pytest_fwcompare.options.costs import CostSettings
 from pytest_fwcompare.options.gate import GateSettings
 from pytest_fwcompare.options.given import base, check_count, flag, given, split
 from pytest_fwcompare.options.golden import GoldenSettings
@@ -61,6 +62,7 @@ class Settings(NamedTuple):
         gate: what fails a test, and the baseline.
         golden: references that are recorded or replayed.
         thorough: every parameter is disturbed after a pass, not a few.
+        costs: how times and memory are measured.
         command: the options given on the command line, to be repeated when replaying.
         repro: folder under which each failing comparison writes a script that shows it.
         workers: what runs in a process of its own, and how that is started.
@@ -78,6 +80,7 @@ class Settings(NamedTuple):
     golden: GoldenSettings = GoldenSettings()
     thorough: bool = False
     workers: WorkerSettings = WorkerSettings()
+    costs: CostSettings = CostSettings()
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -114,6 +117,7 @@ def add_options(parser: pytest.Parser) -> None:
     golden.add(group, parser)
     controls.add(group, parser)
     workers.add(group, parser)
+    costs.add(group, parser)
 
 
 def read_settings(config: pytest.Config) -> Settings:
@@ -138,6 +142,7 @@ def read_settings(config: pytest.Config) -> Settings:
         golden=replayed,
         thorough=controls.read(config),
         workers=apart,
+        costs=costs.read(config),
     )
 
 

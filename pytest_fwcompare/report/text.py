@@ -260,8 +260,16 @@ def timing_sentence(timing: Timing) -> str:
     if timing.backward is not None:
         parts.append(f"backward {seconds(timing.backward.median)}")
     parts.append(f"first call {seconds(timing.first_call_s)}")
+    if timing.device_s is not None:
+        parts.append(f"of it the device {seconds(timing.device_s)}")
+    if timing.host_s is not None and timing.device != "cpu":
+        parts.append(f"the host {seconds(timing.host_s)}")
     if timing.peak_bytes is not None:
-        parts.append(f"peak {size(timing.peak_bytes)}")
+        place = {"device": " of the device", "process": " in a process of its own"}
+        parts.append(f"peak {size(timing.peak_bytes)}{place.get(timing.peak_of, '')}")
+    if timing.ratio is not None and timing.ratio.median != 1.0:
+        low, high = timing.ratio.low, timing.ratio.high
+        parts.append(f"{timing.ratio.median:.2f} ({low:.2f} to {high:.2f}) times the fastest")
     threads = f"{timing.threads} thread{'s' if timing.threads != 1 else ''}"
     shared = ", shared machine" if timing.shared_machine else ""
     waits = "" if timing.synchronised else "; not synchronised: the figures mislead"

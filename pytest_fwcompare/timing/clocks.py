@@ -7,6 +7,8 @@ import statistics
 import time
 from collections.abc import Callable
 
+from pytest_fwcompare.devices import processors
+
 Clock = Callable[[], float]
 """Seconds from an arbitrary start, never going back."""
 
@@ -33,9 +35,7 @@ def available_threads() -> int:
         value = os.environ.get(name, "")
         if value.isdecimal() and int(value) > 0:
             return int(value)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return processors()
 
 
 def unsynchronised(

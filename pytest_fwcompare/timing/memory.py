@@ -22,6 +22,15 @@ def resident_bytes(field: str = "VmRSS", status: Path = STATUS) -> int | None:
     return int(found[1]) * 1024 if found else None
 
 
+def reset_peak() -> bool:
+    """Set the peak back to what is held now; False where the system does not let a process."""
+    try:
+        RESET.write_text(RESET_PEAK)
+    except OSError:
+        return False
+    return True
+
+
 def peak_rise(call: Callable[[], None]) -> int | None:
     """How many bytes the resident memory rose at most while `call` ran.
 
@@ -32,12 +41,10 @@ def peak_rise(call: Callable[[], None]) -> int | None:
         Bytes, or None where the system does not tell or the rise could not be seen.
     """
     before = resident_bytes()
-    try:
-        RESET.write_text(RESET_PEAK)
-    except OSError:
-        call()
-        return None
+    seen = reset_peak()
     call()
+    if not seen:
+        return None
     peak = resident_bytes("VmHWM")
     if before is None or peak is None or peak <= before:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import random
 import statistics
 import time
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from pytest_fwcompare.backends.base import Stopwatch
-from pytest_fwcompare.records import Quartiles
+from pytest_fwcompare.records import Quartiles, Ratio
 from pytest_fwcompare.timing.clocks import UNITS_A_READING, Call, Clock, resolution
 
 BUDGET_S = 0.3
@@ -20,7 +21,14 @@ BUDGET_S = 0.3
 SLOT_S = 0.01
 """Seconds one framework measures before the next one's turn."""
 
-LEAST_ROUNDS, MOST_ROUNDS = 5, 200
+LEAST_ROUNDS, MOST_ROUNDS = 6, 200
+"""With fewer than six the extremes themselves are no 95 % interval of a median."""
+
+CONFIDENCE = 0.95
+
+DEVICE_CALLS = 10
+"""Calls from which host and device times are taken."""
+
 TIGHT = 0.03
 """Quartiles this close to the median, relative to it, need no more rounds."""
 
@@ -33,11 +41,17 @@ class Durations:
         first_call_s: the first forward call, before any warm-up.
         forward: forward calls.
         backward: backward calls; empty where there is no backward pass.
+        rounds: medians of one forward and one backward pass, added, a round each.
+        host_s: until a forward call that does not wait returns; None where every call waits.
+        device_s: that the device is busy with a forward call; None where it has no clock.
     """
 
     first_call_s: float = 0.0
     forward: list[float] = field(default_factory=list)
     backward: list[float] = field(default_factory=list)
+    rounds: list[float] = field(default_factory=list)
+    host_s: float | None = None
+    device_s: float | None = None
 
     def is_tight(self) -> bool:
         """True if the quartiles of all series are close to their medians."""
@@ -97,20 +111,73 @@ def measure(
     """
     made = {name: Durations() for name in stopwatches}
     least = UNITS_A_READING * resolution(clock)
+    groups = {}
     for name, stopwatch in stopwatches.items():
-        made[name].first_call_s = _time(stopwatch.forward, clock)
-    groups = {name: _warm_up(stopwatch, least, clock) for name, stopwatch in stopwatches.items()}
+        with stopwatch.settings():
+            made[name].first_call_s = _time(stopwatch.forward, clock)
+            groups[name] = _warm_up(stopwatch, least, clock)
     order, shuffle = list(stopwatches), random.Random(seed).shuffle
     end = clock() + budget_s * len(order)
     with _collector_off():
         for rounds in range(1, MOST_ROUNDS + 1):
             shuffle(order)
             for name in order:
-                _slot(stopwatches[name], made[name], groups[name], clock)
+                with stopwatches[name].settings():
+                    _slot(stopwatches[name], made[name], groups[name], clock)
             enough = clock() >= end or all(durations.is_tight() for durations in made.values())
             if rounds >= LEAST_ROUNDS and enough:
                 break
+    for name, stopwatch in stopwatches.items():
+        with stopwatch.settings():
+            _apart(stopwatch, made[name], clock)
     return made
+
+
+def ratio(mine: Sequence[float], others: Sequence[float]) -> Ratio:
+    """How many times longer one framework takes than another, round by round.
+
+    A round's two figures were taken within a fraction of a second, so a machine that gets slower
+    changes both. The interval is that of a median by order statistics, whatever the distribution
+    (Hahn and Meeker, Statistical Intervals, 1991, section 5.2): between the k-th smallest and the
+    k-th largest, where fewer than k of n fair coins fall on one side with probability 2.5 %.
+
+    Args:
+        mine: seconds a round.
+        others: seconds of the other framework, of the same rounds.
+
+    Raises:
+        ValueError: there are no rounds, or not the same.
+    """
+    if not mine:
+        raise ValueError("ratio: expected at least one round")
+    each = sorted(
+        one / other if other > 0 else 1.0 for one, other in zip(mine, others, strict=True)
+    )
+    outside = _outside(len(each))
+    return Ratio(statistics.median(each), each[outside], each[-1 - outside], len(each))
+
+
+def _outside(count: int) -> int:
+    """Values on either side of the interval of a median of so many."""
+    below, outside = 0.5**count, 0
+    while outside < (count - 1) // 2:
+        below += math.comb(count, outside + 1) * 0.5**count
+        if 2 * below > 1 - CONFIDENCE:
+            break
+        outside += 1
+    return outside
+
+
+def _apart(stopwatch: Stopwatch, durations: Durations, clock: Clock) -> None:
+    """Time of the host and of the device, where one goes on while the other works."""
+    if stopwatch.on_device is not None:
+        durations.device_s = statistics.median(stopwatch.on_device() for _ in range(DEVICE_CALLS))
+    if stopwatch.queue is not None:
+        taken = []
+        for _ in range(DEVICE_CALLS):
+            taken.append(_time(stopwatch.queue, clock))
+            stopwatch.forward()  # empties the queue
+        durations.host_s = statistics.median(taken)
 
 
 def _time(call: Call, clock: Clock) -> float:
@@ -138,14 +205,17 @@ def _slot(stopwatch: Stopwatch, durations: Durations, group: int, clock: Clock) 
     """One framework's turn: forward calls, then backward ones, for about `SLOT_S` each."""
     forward = list(_readings(stopwatch.forward, group, clock))
     durations.forward += forward
+    ahead = statistics.median(forward)
+    backward: list[float] = []
     if stopwatch.backward is not None:
-        durations.backward += _readings(stopwatch.backward, group, clock)
+        backward = list(_readings(stopwatch.backward, group, clock))
     elif stopwatch.forward_backward is not None:
         # Of one turn, so that the machine was the same; noise must not make time negative.
-        ahead = statistics.median(forward)
-        durations.backward += [
+        backward = [
             max(both - ahead, 0.0) for both in _readings(stopwatch.forward_backward, group, clock)
         ]
+    durations.backward += backward
+    durations.rounds.append(ahead + (statistics.median(backward) if backward else 0.0))
 
 
 def _readings(call: Call, group: int, clock: Clock) -> Iterator[float]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
+import statistics
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pytest_fwcompare.backends.base import Argument, Array, Backend, Side, Stopwatch
+from pytest_fwcompare.devices import device_of
 from pytest_fwcompare.errors import FwcompareError
 from pytest_fwcompare.progress import TIMING, tell
 from pytest_fwcompare.records import Timing
-from pytest_fwcompare.timing.clocks import available_threads, unsynchronised
+from pytest_fwcompare.timing.clocks import Call, available_threads, unsynchronised
 from pytest_fwcompare.timing.memory import peak_rise
-from pytest_fwcompare.timing.rounds import Durations, measure, quartiles
+from pytest_fwcompare.timing.rounds import Durations, measure, quartiles, ratio
 
 if TYPE_CHECKING:
     from pytest_fwcompare.inputs.examples import Example, Plan
@@ -34,7 +38,8 @@ class Timed:
     Attributes:
         name: how its timing is called; the framework.
         shapes: sizes of the inputs, in the reference's axis order.
-        peak_bytes: rise of the resident memory during its first passes.
+        first_call_s: seconds of the first forward call.
+        peak: most bytes taken, and what they were measured in; see `Timing`.
         synchronised: False if its stopwatch returned before its work was done.
     """
 
@@ -43,7 +48,8 @@ class Timed:
     backend: Backend
     stopwatch: Stopwatch
     shapes: Mapping[str, tuple[int, ...]]
-    peak_bytes: int | None
+    first_call_s: float
+    peak: tuple[int | None, str]
     synchronised: bool
 
 
@@ -75,10 +81,21 @@ def time_network(
     device: str,
     mode: str,
     backward: bool = True,
+    memory: bool = False,
 ) -> tuple[Timing, ...]:
     """Timings of a described network in several frameworks, all in turns.
 
     A framework that cannot run it is left out: the test that judges it says why.
+
+    Args:
+        network: the description.
+        frameworks: import names.
+        inputs: of a comparison.
+        dtype: working dtype.
+        device: "cpu", "cuda[:N]", or the reference's and the port's.
+        mode: "eager", "graph" or "compiled".
+        backward: time the backward pass too.
+        memory: measure the peak of each framework in a process of its own, which costs seconds.
     """
     from pytest_fwcompare.inputs.examples import plan
     from pytest_fwcompare.points import arguments
@@ -100,10 +117,35 @@ def time_network(
                 )
                 stack.callback(opened.side.close)
                 given = arguments(planned, opened, "reference", values)
-                ready.append(make_ready(name, opened, given, values, backward=backward))
+                made = make_ready(name, opened, given, values, backward=backward)
             except FwcompareError:
                 continue
+            ready.append(made)
+            if memory:
+                axes = {"dtype": dtype, "device": device_of(device, "port"), "mode": mode}
+                ready[-1] = with_footprint(made, network, given, axes, backward)
         return time_ready(ready)
+
+
+def with_footprint(
+    timed: Timed,
+    given: Any,
+    arguments: Sequence[Argument],
+    axes: Mapping[str, Any],
+    backward: bool,
+) -> Timed:
+    """The side with its peak measured in a process of its own, where that can be had."""
+    from pytest_fwcompare.timing.footprint import footprint
+
+    if timed.name == "numpy":
+        axes = {**axes, "device": "cpu", "mode": "eager"}
+    tell(f"measuring the memory of {timed.name}")
+    found = footprint(given, timed.name, arguments, backward=backward, **axes)
+    if found is None:
+        return timed
+    if found.device_peak is not None:
+        return replace(timed, peak=(found.device_peak, "device"))
+    return replace(timed, peak=(found.peak, "process"))
 
 
 def timed_example(planned: Plan) -> Example:
@@ -130,24 +172,52 @@ def make_ready(
     """
     side = opened.side
     backward = backward and opened.backend.can_differentiate
-    passed = side.forward(given, precision="working", gradients=False)
-    cotangents = None
-    if backward:
-        rng = np.random.default_rng(0)
-        cotangents = {
-            output: rng.standard_normal(value.shape).astype(value.dtype)
-            for output, value in passed.outputs.items()
-            if value.dtype.kind == "f"
-        }
-    stopwatch = side.stopwatch(given, cotangents)
-    rise = peak_rise(stopwatch.forward_backward or stopwatch.forward)
+    stopwatch = side.stopwatch(given, cotangents_of(side, given) if backward else None)
+    with stopwatch.settings():
+        start = time.perf_counter()
+        stopwatch.forward()
+        first = time.perf_counter() - start
+        peak = _peak(opened, stopwatch.forward_backward or stopwatch.forward)
 
     def drain() -> None:
         side.forward(given, precision="working", gradients=False)
 
-    waits = unsynchronised(stopwatch.forward, drain) is None
+    with stopwatch.settings():
+        waits = unsynchronised(stopwatch.forward, drain) is None
     shapes = {key: value.shape for key, value in values.items()}
-    return Timed(name, side, opened.backend, stopwatch, shapes, rise, waits)
+    return Timed(name, side, opened.backend, stopwatch, shapes, first, peak, waits)
+
+
+def cotangents_of(side: Side, given: Sequence[Argument]) -> dict[str, Array]:
+    """Standard normal cotangents for the float outputs of a side.
+
+    Its outputs are asked for in eager mode, so that the first call that is timed is the first.
+    """
+    with side.eagerly() or nullcontext():
+        passed = side.forward(given, precision="working", gradients=False)
+    rng = np.random.default_rng(0)
+    return {
+        output: rng.standard_normal(value.shape).astype(value.dtype)
+        for output, value in passed.outputs.items()
+        if value.dtype.kind == "f"
+    }
+
+
+def _peak(opened: Opened, call: Call) -> tuple[int | None, str]:
+    """Of the device by the framework's statistics, else how far this process rises."""
+    on_device = opened.backend.device_peak(_device(opened.side), call)
+    if on_device is not None:
+        return on_device, "device"
+    return peak_rise(call), "rise"
+
+
+def _device(side: Side) -> str:
+    """The device of a side as the axis calls it."""
+    text = str(getattr(side, "device", "cpu")).lower()
+    if "cpu" in text:
+        return "cpu"
+    number = re.search(r"(\d+)\D*$", text)
+    return f"cuda:{number[1]}" if number else "cuda:0"
 
 
 def time_ready(ready: Sequence[Timed]) -> tuple[Timing, ...]:
@@ -157,22 +227,31 @@ def time_ready(ready: Sequence[Timed]) -> tuple[Timing, ...]:
     tell(TIMING)
     with equal_threads([timed.backend for timed in ready]) as threads:
         durations = measure({timed.name: timed.stopwatch for timed in ready})
-    return tuple(timing(timed, durations[timed.name], threads) for timed in ready)
+        counts = {timed.name: timed.backend.thread_count() or threads for timed in ready}
+    made = [timing(timed, durations[timed.name], counts[timed.name]) for timed in ready]
+    fastest = min(ready, key=lambda timed: statistics.median(durations[timed.name].rounds)).name
+    return tuple(
+        replace(one, ratio=ratio(durations[one.framework].rounds, durations[fastest].rounds))
+        for one in made
+    )
 
 
 def timing(timed: Timed, durations: Durations, threads: int) -> Timing:
     """The record of one side's durations."""
     return Timing(
         framework=timed.name,
-        first_call_s=durations.first_call_s,
+        first_call_s=timed.first_call_s,
         forward=quartiles(durations.forward),
         backward=quartiles(durations.backward) if durations.backward else None,
         threads=threads,
         shapes=timed.shapes,
         mode=getattr(timed.side, "mode", "eager"),
-        device=str(getattr(timed.side, "device", "cpu")),
-        peak_bytes=timed.peak_bytes,
+        device=_device(timed.side),
+        peak_bytes=timed.peak[0],
+        peak_of=timed.peak[1] if timed.peak[0] is not None else "",
         synchronised=timed.synchronised,
+        host_s=durations.host_s,
+        device_s=durations.device_s,
     )
 
 

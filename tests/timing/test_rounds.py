@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import random
 import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import given
@@ -15,6 +18,7 @@ from pytest_fwcompare.timing.rounds import (
     Durations,
     measure,
     quartiles,
+    ratio,
     tightness,
 )
 
@@ -170,3 +174,88 @@ def test_few_rounds_are_never_tight() -> None:
     assert tightness([1.0] * (LEAST_ROUNDS - 1)) == float("inf")
     assert tightness([1.0] * LEAST_ROUNDS) == 0.0
     assert not Durations(forward=[1.0, 9.0] * 5).is_tight()
+
+
+@pytest.mark.parametrize(
+    ("count", "outside"), [(1, 0), (5, 0), (6, 0), (9, 1), (20, 5), (200, 85)]
+)
+def test_the_interval_leaves_out_as_many_as_the_tables_say(count: int, outside: int) -> None:
+    """Ranks of a distribution-free 95 % interval of the median, as tabled by Hahn and Meeker."""
+    found = ratio([float(i + 1) for i in range(count)], [1.0] * count)
+    assert (found.low, found.high) == (1.0 + outside, count - outside)
+    assert found.rounds == count
+
+
+def test_the_interval_covers_the_true_ratio_as_often_as_it_says() -> None:
+    generator = random.Random(0)
+    missed = 0
+    for _ in range(400):
+        mine = [generator.lognormvariate(0.0, 0.5) for _ in range(25)]
+        others = [generator.lognormvariate(0.0, 0.5) for _ in range(25)]
+        found = ratio(mine, others)
+        missed += not found.low <= 1.0 <= found.high
+    assert 4 <= missed <= 32  # 5 % of 400, and some luck
+
+
+def test_a_ratio_is_of_the_same_rounds() -> None:
+    """The machine gets ten times slower on the way; round by round the ratio is exact."""
+    slower = [1.0 * 10 ** (i / 20) for i in range(21)]
+    found = ratio([1.5 * value for value in slower], slower)
+    assert (found.low, found.median, found.high) == pytest.approx((1.5, 1.5, 1.5))
+    with pytest.raises(ValueError, match="at least one round"):
+        ratio([], [])
+    with pytest.raises(ValueError):  # noqa: PT011  not the same rounds
+        ratio([1.0, 2.0], [1.0])
+
+
+def test_each_round_is_kept_whole() -> None:
+    machine = Machine()
+    made = measure(
+        {"one": machine.stopwatch(2e-3, 5e-3), "two": machine.stopwatch(4e-3, 10e-3)},
+        clock=machine.clock,
+    )
+    assert len(made["one"].rounds) == len(made["two"].rounds) >= LEAST_ROUNDS
+    assert ratio(made["two"].rounds, made["one"].rounds).median == pytest.approx(2.0, rel=1e-3)
+
+
+def test_settings_stand_around_every_call_and_are_entered_for_many() -> None:
+    machine, inside, entered = Machine(), [False], [0]
+
+    @contextmanager
+    def settings() -> Iterator[None]:
+        entered[0] += 1
+        inside[0] = True
+        try:
+            yield
+        finally:
+            inside[0] = False
+
+    def call() -> None:
+        assert inside[0]
+        machine.work(1e-4)
+
+    made = measure({"one": Stopwatch(call, None, settings=settings)}, clock=machine.clock)["one"]
+    assert entered[0] < len(made.forward) / 10
+
+
+def test_host_and_device_come_apart() -> None:
+    machine, queued = Machine(), [0.0]
+
+    def queue() -> None:
+        machine.work(1e-5)
+        queued[0] += 3e-3
+
+    def forward() -> None:
+        queue()
+        machine.work(queued[0])
+        queued[0] = 0.0
+
+    made = measure(
+        {"one": Stopwatch(forward, None, queue=queue, on_device=lambda: 3e-3)},
+        clock=machine.clock,
+    )["one"]
+    assert made.host_s == pytest.approx(1e-5, rel=1e-2)
+    assert made.device_s == 3e-3
+    assert quartiles(made.forward).median == pytest.approx(3.01e-3, rel=1e-2)
+    waits = measure({"one": machine.stopwatch(1e-3, None)}, clock=machine.clock)["one"]
+    assert (waits.host_s, waits.device_s) == (None, None)

@@ -34,7 +34,10 @@ def test_every_installed_framework_is_timed_and_waits_for_its_work() -> None:
         assert timing.forward.low <= timing.forward.median <= timing.forward.high
         assert timing.backward is not None
         assert timing.shapes == {"x": (sides.BATCH, 8)}
-    assert len({timing.threads for timing in timings}) == 1
+        assert timing.threads > 0
+        assert timing.ratio is not None
+        assert 0 < timing.ratio.low <= timing.ratio.median <= timing.ratio.high
+    assert min(timing.ratio.median for timing in timings if timing.ratio) == 1.0
 
 
 def test_a_framework_that_cannot_run_it_is_left_out() -> None:
@@ -109,3 +112,24 @@ def test_both_sides_of_one_framework_keep_their_names() -> None:
         timings=True,
     )
     assert [timing.framework for timing in comparison.timings] == ["numpy reference", "numpy"]
+
+
+def test_the_first_call_is_timed_before_anything_was_traced() -> None:
+    """Ten times as long at least as a later one, where it traces and compiles."""
+    pytest.importorskip("jax")
+    (timing,) = time_network(
+        NETWORK, ["jax"], NETWORK.inputs, dtype="float32", device="cpu", mode="compiled"
+    )
+    assert timing.first_call_s > 10 * timing.forward.median
+
+
+def test_the_devices_own_peak_is_preferred(monkeypatch: pytest.MonkeyPatch) -> None:
+    def peak(self: Any, device: str, call: Callable[[], None]) -> int:
+        call()
+        return 12345
+
+    monkeypatch.setattr(type(registry.backend("numpy")), "device_peak", peak)
+    (timing,) = time_network(
+        NETWORK, ["numpy"], NETWORK.inputs, dtype="float32", device="cpu", mode="eager"
+    )
+    assert (timing.peak_bytes, timing.peak_of) == (12345, "device")

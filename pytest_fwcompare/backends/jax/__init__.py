@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pytest_fwcompare.backends.base import Backend, Built, Side
+from pytest_fwcompare.devices import processors
 from pytest_fwcompare.errors import FrameworkUnavailable, UsageError
 from pytest_fwcompare.formats import DTYPES
 
@@ -14,6 +16,10 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 """JAX takes most of a GPU's memory when it starts, unless this stands before its import."""
+
+if os.environ.get("OMP_NUM_THREADS", "").isdecimal():
+    # XLA asks for nothing else (xla/pjrt, DefaultThreadPoolSize): as many threads as the others.
+    os.environ.setdefault("NPROC", os.environ["OMP_NUM_THREADS"])
 
 KINDS = {
     "flax.nnx": "nnx",
@@ -140,6 +146,23 @@ class JaxBackend(Backend):
                 f"jax: device {name!r} was asked for, but there is only "
                 f"{', '.join(self.device_names())} ({error})"
             ) from None
+
+    def thread_count(self) -> int | None:
+        """Of XLA's pool, which is as large as the processor unless somebody says so."""
+        if "xla_cpu_multi_thread_eigen=false" in os.environ.get("XLA_FLAGS", ""):
+            return 1
+        asked = os.environ.get("NPROC", "")
+        return int(asked) if asked.isdecimal() else processors()
+
+    def device_peak(self, device: str, call: Callable[[], None]) -> int | None:
+        """By XLA's allocator, whose peak cannot be reset: None if this call did not raise it."""
+        if not device.startswith("cuda"):
+            return None
+        held = self._device(device)
+        before = (held.memory_stats() or {}).get("peak_bytes_in_use")
+        call()
+        after = (held.memory_stats() or {}).get("peak_bytes_in_use")
+        return None if before is None or after is None or after <= before else int(after)
 
     def environment(self) -> dict[str, Any]:
         import importlib.metadata

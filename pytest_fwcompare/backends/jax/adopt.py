@@ -362,26 +362,29 @@ class JaxSide(Side):
             plain = self._program("working", False, False, timed=True)
             differentiated = self._program("working", False, True, timed=True)
 
+        def queue() -> None:
+            plain(*call)
+
         def forward() -> None:
-            with self.context("working"):
-                jax.block_until_ready(plain(*call)[0])
+            jax.block_until_ready(plain(*call)[0])
+
+        def settings() -> contextlib.AbstractContextManager[None]:
+            return self.context("working")
 
         if cotangents is None:
-            return Stopwatch(forward, None)
+            return Stopwatch(forward, None, settings=settings, queue=queue)
         with self.errors("forward"), self.context("working"):
             first = JaxPass(self, "working", *differentiated(*call))
             pulled = first.seeds(cotangents)
 
         def forward_backward() -> None:
-            with self.context("working"):
-                outputs, _, pull = differentiated(*call)
-                jax.block_until_ready((outputs, self.pull(pull, pulled, "working")))
+            outputs, _, pull = differentiated(*call)
+            jax.block_until_ready((outputs, self.pull(pull, pulled, "working")))
 
         def backward() -> None:
-            with self.context("working"):
-                jax.block_until_ready(self.pull(first.pulled, pulled, "working"))
+            jax.block_until_ready(self.pull(first.pulled, pulled, "working"))
 
-        return Stopwatch(forward, forward_backward, backward)
+        return Stopwatch(forward, forward_backward, backward, settings, queue)
 
     def pull(self, pull: Any, cotangents: Any, precision: Precision) -> Any:
         """The backward pass of a forward pass."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytest_fwcompare.backends.base import Backend, Built, Side
+from pytest_fwcompare.devices import processors
 
 if TYPE_CHECKING:
     from pytest_fwcompare.networks import Network
@@ -116,6 +117,25 @@ class TensorFlowBackend(Backend):
 
         with seeded(seed):
             yield
+
+    def thread_count(self) -> int | None:
+        """Of one operation; the pools are as large as the processor unless somebody says so."""
+        prepare_import()
+        import tensorflow as tf
+
+        asked = tf.config.threading.get_intra_op_parallelism_threads()
+        return int(asked or os.environ.get("TF_NUM_INTRAOP_THREADS") or processors())
+
+    def device_peak(self, device: str, call: Callable[[], None]) -> int | None:
+        """By TensorFlow's own allocator."""
+        import tensorflow as tf
+
+        if not device.startswith("cuda"):
+            return None
+        name = f"GPU:{device.partition(':')[2] or 0}"
+        tf.config.experimental.reset_memory_stats(name)
+        call()
+        return int(tf.config.experimental.get_memory_info(name)["peak"])
 
     def release_memory(self) -> None:
         """Freed with the last reference; functions that were traced are in cycles."""

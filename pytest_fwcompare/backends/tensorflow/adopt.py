@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -144,10 +145,16 @@ def takes_mode(function: Any, training: bool) -> bool:
     """Whether to pass `training`: in training, or where a plain call would lack it."""
     if not accepts(function, "training"):
         return False
-    default = inspect.signature(function).parameters["training"].default
-    return training or default is inspect.Parameter.empty
+    return training or needs_mode(function)
 
 
+@cache
+def needs_mode(function: Any) -> bool:
+    """Whether a plain call would lack `training`."""
+    return inspect.signature(function).parameters["training"].default is inspect.Parameter.empty
+
+
+@cache
 def accepts(function: Any, keyword: str) -> bool:
     """Whether a callable takes that keyword by name."""
     try:

@@ -487,18 +487,20 @@ class TensorFlowSide(Side):
         watched = [*(t for t in tensors if t.dtype.is_floating)]
 
         def forward() -> None:
-            with self.placed():
-                outputs, _ = call(tensors)
+            outputs, _ = call(tensors)
             synchronise(outputs.values())
 
         def forward_backward() -> None:
-            with self.placed():
-                with tf.GradientTape(watch_accessed_variables=False) as tape:
-                    tape.watch([*watched, *(v.handle for v in trainable)])
-                    outputs, _ = call(tensors)
-                chosen = [outputs[name] for name in given]
-                seeds = [tf.cast(given[name], outputs[name].dtype) for name in given]
-                found = tape.gradient(chosen, [*watched, *trainable], seeds)
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch([*watched, *(v.handle for v in trainable)])
+                outputs, _ = call(tensors)
+            chosen = [outputs[name] for name in given]
+            seeds = [tf.cast(given[name], outputs[name].dtype) for name in given]
+            found = tape.gradient(chosen, [*watched, *trainable], seeds)
             synchronise([g for g in found if g is not None])
 
-        return Stopwatch(forward, forward_backward if cotangents is not None else None)
+        return Stopwatch(
+            forward,
+            forward_backward if cotangents is not None else None,
+            settings=self.placed,
+        )

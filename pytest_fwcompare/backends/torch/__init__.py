@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, final
 
@@ -92,6 +92,16 @@ class TorchBackend(Backend):
         from pytest_fwcompare.backends.torch.modes import missing_compiler
 
         return missing_compiler(device)
+
+    def device_peak(self, device: str, call: Callable[[], None]) -> int | None:
+        import torch
+
+        if not device.startswith("cuda"):
+            return None
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        torch.cuda.synchronize(device)
+        return int(torch.cuda.max_memory_allocated(device))
 
     def release_memory(self) -> None:
         import torch
