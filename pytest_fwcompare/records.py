@@ -512,6 +512,9 @@ def encode(value: Any) -> Any:
     return str(value)
 
 
+WORDS: Mapping[type, str] = {str: "a text", int: "a whole number", bool: "true or false"}
+
+
 def decode(data: Any, kind: Any, where: str) -> Any:
     """The value of type `kind` that `encode` turned into `data`."""
     origin, arguments = typing.get_origin(kind), get_args(kind)
@@ -553,4 +556,6 @@ def decode(data: Any, kind: Any, where: str) -> Any:
             return float(data)
         except (TypeError, ValueError):
             raise UsageError(f"{where}: expected a number, got {data!r}") from None
+    if kind in WORDS and type(data) is not kind:
+        raise UsageError(f"{where}: expected {WORDS[kind]}, got {data!r}")
     return data

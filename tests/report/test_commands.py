@@ -94,6 +94,10 @@ def test_show_tells_a_chosen_test_in_full(saved: Path, capsys: pytest.CaptureFix
 MISTAKES = {
     "no such file": (["show", "{folder}/none.json"], "No such file or directory"),
     "no report": (["show", "{folder}/other.json"], "other.json: report: expected an object"),
+    "another kind of value": (
+        ["show", "{folder}/kind.json"],
+        "comparison.message: expected a text, got 3",
+    ),
     "cut off": (["show", "{folder}/cut.json"], "cut.json: report: not JSON"),
     "binary": (["show", "{folder}/binary.json"], "binary.json: not a text file"),
     "no such test": (
@@ -112,6 +116,8 @@ def test_mistakes(
     arguments: list[str], message: str, saved: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (saved.parent / "other.json").write_text("[]")
+    wrong = saved.read_text("utf-8").replace('"message": ""', '"message": 3')
+    (saved.parent / "kind.json").write_text(wrong, encoding="utf-8")
     (saved.parent / "cut.json").write_text(saved.read_text("utf-8")[:1000], encoding="utf-8")
     (saved.parent / "binary.json").write_bytes(b"\xff\xfe\x00")
     filled = [part.format(folder=saved.parent, saved=saved) for part in arguments]
