@@ -79,6 +79,9 @@ def problems(
 def _object(
     data: Mapping[str, Any], schema: Mapping[str, Any], where: str, root: Mapping[str, Any]
 ) -> Iterator[str]:
+    least, most = schema.get("minProperties", 0), schema.get("maxProperties", len(data))
+    if not least <= len(data) <= most:
+        yield f"{where}: expected {least} to {most} keys, got {_shown(data)}"
     for name in schema.get("required", ()):
         if name not in data:
             yield f"{where}: missing key {name!r}"

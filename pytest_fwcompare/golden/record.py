@@ -27,8 +27,9 @@ from pytest_fwcompare.backends.base import (
     Stopwatch,
 )
 from pytest_fwcompare.comparison import FIRST_EXAMPLES, calm_threads, seeded
-from pytest_fwcompare.errors import ModelError
-from pytest_fwcompare.golden import keys
+from pytest_fwcompare.errors import FwcompareError, ModelError
+from pytest_fwcompare.golden import intermediates, keys
+from pytest_fwcompare.golden.intermediates import MOST, size_of
 from pytest_fwcompare.golden.store import GoldenError, Writer
 from pytest_fwcompare.inputs.examples import Example, search
 from pytest_fwcompare.observing import Observer
@@ -39,6 +40,9 @@ from pytest_fwcompare.request import Request
 from pytest_fwcompare.sides import Opened, open_side
 from pytest_fwcompare.steadiness import between_calls
 from pytest_fwcompare.trial import NEIGHBOURS, runs_alone
+
+TELLING = 3
+"""Examples whose intermediate tensors are kept: those by which a place is looked for."""
 
 DRAWS = (1, 3)
 """Numbers of moved runs that the judge takes the jitter from."""
@@ -73,7 +77,9 @@ class Recorder:
         """The entry of a pass, to be filled."""
         empty: dict[str, Any] = {name: {} for name in ("inputs", "parameters", "buffers")}
         return self.passes.setdefault(
-            key, {"outputs": {}, "skipped": {}, "cotangents": None, **empty, "error": None}
+            key,
+            {"outputs": {}, "skipped": {}, "cotangents": None, **empty}
+            | {"error": None, "recorded": None},
         )
 
 
@@ -132,7 +138,11 @@ class RecordingSide(Side):
         )
         try:
             passed = self._side.forward(
-                arguments, precision=precision, training=training, gradients=gradients
+                arguments,
+                precision=precision,
+                training=training,
+                gradients=gradients,
+                record=record,
             )
         except ModelError as error:
             entry["error"] = told(error)
@@ -177,7 +187,10 @@ class RecordingPass(Pass):
         return self._passed.buffers()
 
     def recorded(self) -> list[Recorded]:
-        return []
+        found = self._passed.recorded()
+        if size_of(found) <= MOST:
+            self._entry["recorded"] = intermediates.encode(found, self._recorder.writer.add)
+        return found
 
 
 def told(error: ModelError) -> list[str]:
@@ -248,7 +261,7 @@ def _prepare(opened: Opened, request: Request) -> None:
 
 
 def _record_examples(pair: Pair, request: Request, recorder: Recorder) -> None:
-    ran: list[bool] = []
+    ran: list[Example] = []
     reasons: list[ModelError] = []
 
     def visit(example: Example) -> float:
@@ -259,7 +272,7 @@ def _record_examples(pair: Pair, request: Request, recorder: Recorder) -> None:
             reasons.append(error)  # kept: a replay leaves the example out for the same reason
             runs_alone(pair, example)
         else:
-            ran.append(True)
+            ran.append(example)
         return 0.0
 
     searched = request.examples if request.plan.searched else 0
@@ -269,6 +282,25 @@ def _record_examples(pair: Pair, request: Request, recorder: Recorder) -> None:
         search(request.plan, searched, visit, request.seed)
     if not ran:
         raise reasons[0] if reasons else GoldenError("golden traces: no example was drawn")
+    if not pair.source.large:
+        _record_intermediates(pair, ran, request)
+
+
+def _record_intermediates(pair: Pair, ran: Sequence[Example], request: Request) -> None:
+    """The tensors in between, on the first example, for the mapping, and on the telling ones."""
+    telling = sorted(ran, key=lambda example: example.telling, reverse=True)[:TELLING]
+    for example in [ran[0], *(one for one in telling if one is not ran[0])]:
+        point = pair.point(example)
+        for training in modes(request):
+            try:
+                pair.run("reference", point, "double", training=training, record=True)
+            except FwcompareError:
+                return  # the side cannot tell; a replay says so if it is asked
+
+
+def modes(request: Request) -> tuple[bool, ...]:
+    """Out of training mode, and in it where that is compared."""
+    return (False, True) if "training" in request.checks else (False,)
 
 
 def _keep_example(pair: Pair, example: Example, recorder: Recorder) -> None:
@@ -307,7 +339,7 @@ def _record_example(
             "left on?), so what it gave once is nothing to judge by"
         )
     observer = Observer(pair, 1)
-    for training in (False, True) if "training" in request.checks else (False,):
+    for training in modes(request):
         for near in _points(pair, point):
             still = pair.run("reference", near, "double", training=training)
             pair.run("reference", near, "working", training=training)

@@ -17,11 +17,13 @@ from pytest_fwcompare.backends.base import (
     Parameter,
     Pass,
     Precision,
+    Recorded,
     Side,
     Stopwatch,
 )
 from pytest_fwcompare.errors import ModelError, UsageError
 from pytest_fwcompare.golden import keys
+from pytest_fwcompare.golden.intermediates import decode
 from pytest_fwcompare.golden.store import GoldenError, Reader
 from pytest_fwcompare.inputs.examples import Example, Plan
 from pytest_fwcompare.inputs.values import Draw
@@ -228,13 +230,6 @@ class GoldenSide(Side):
         gradients: bool = True,
         record: bool = False,
     ) -> Pass:
-        if record:
-            raise ModelError(
-                self.role,
-                "record",
-                "golden traces hold no intermediate tensors; run with the reference's framework "
-                "to learn where and why",
-            )
         weights = self._loaded.get(precision, keys.OWN)
         key = keys.of_pass(weights, arguments, precision, training=training)
         kept = self._reader.index["passes"].get(key)
@@ -242,6 +237,13 @@ class GoldenSide(Side):
             raise missing("pass", self._reader)
         if kept["error"] is not None:
             raise ModelError(self.role, *kept["error"][:2])
+        if record and kept["recorded"] is None:
+            raise ModelError(
+                self.role,
+                "record",
+                "golden traces hold no intermediate tensors of this example; run with the "
+                "reference's framework to learn where and why",
+            )
         return GoldenPass(self, kept)
 
     def stopwatch(
@@ -278,13 +280,14 @@ class GoldenPass(Pass):
     """A recorded pass. See `Pass`."""
 
     def __init__(self, side: GoldenSide, kept: Mapping[str, Any]) -> None:
-        self._side, self._kept = side, kept
+        self._side, self._kept, self._went_back = side, kept, False
         self.outputs = side._arrays(kept["outputs"], "an output")
         self.skipped = dict(kept["skipped"])
 
     def backward(self, cotangents: Mapping[str, Array]) -> Gradients:
         if self._kept["cotangents"] != keys.of_arrays(cotangents):
             raise missing("gradients", self._side._reader)
+        self._went_back = True
         optional = self._side._optional
         return Gradients(
             {name: optional(ref) for name, ref in self._kept["inputs"].items()},
@@ -293,6 +296,10 @@ class GoldenPass(Pass):
 
     def buffers(self) -> dict[str, Array]:
         return self._side._arrays(self._kept["buffers"], "a buffer")
+
+    def recorded(self) -> list[Recorded]:
+        kept, get = self._kept["recorded"], self._side._reader.get
+        return list(decode(kept or (), get, gradients=self._went_back))
 
 
 def missing(what: str, reader: Reader) -> GoldenError:
