@@ -42,7 +42,7 @@ def digest_of(pair: Pair, example: Example) -> Digest:
     weights = [point.weights or {}, pair.given]
     return Digest(
         fingerprint(point.inputs.values()),
-        fingerprint(values[name] for values in weights for name in sorted(values)),
+        fingerprint(value for values in weights for value in values.values()),
         dict(sorted(passes.items())),
     )
 
@@ -50,7 +50,7 @@ def digest_of(pair: Pair, example: Example) -> Digest:
 def _gradients(run: Run) -> Iterator[np.ndarray]:
     """One after the other: those of a large network are not held at once."""
     for group in (run.inputs, run.parameters):
-        yield from (group[name] for name in sorted(group))
+        yield from group.values()
 
 
 def fingerprint(arrays: Iterable[np.ndarray]) -> Fingerprint:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -298,8 +299,9 @@ class GoldenPass(Pass):
         return self._side._arrays(self._kept["buffers"], "a buffer")
 
     def recorded(self) -> list[Recorded]:
-        kept, get = self._kept["recorded"], self._side._reader.get
-        return list(decode(kept or (), get, gradients=self._went_back))
+        # One object for one array: an argument is known as another one's value by its identity.
+        get = cache(self._side._reader.get)
+        return list(decode(self._kept["recorded"] or (), get, gradients=self._went_back))
 
 
 def missing(what: str, reader: Reader) -> GoldenError:

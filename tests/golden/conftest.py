@@ -39,11 +39,13 @@ def replayed(recorded: Record) -> Callable[..., Comparison]:
         same = ("verdict", "gap", "noise", "tensors", "controls", "weights", "digest", "checks")
         for name in same:
             assert getattr(made, name) == getattr(direct, name), name
+        for name in ("culprit", "port_culprit", "between", "cause", "evidence", "depth"):
+            assert getattr(made, name) == getattr(direct, name), name
         assert made.examples.count == direct.examples.count
         environment = dict(made.environment[made.reference])
         if made.reference != made.port:
             assert environment.pop("replayed")
-        said = "the numpy reference was replayed from golden traces"
+        said = f"the {made.reference} reference was replayed from golden traces"
         assert said in made.notices
         return dataclasses.replace(made, notices=tuple(n for n in made.notices if n != said))
 

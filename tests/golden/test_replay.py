@@ -57,9 +57,35 @@ def test_a_right_port(replayed: Replayed) -> None:
     assert made.controls.caught == len(made.controls.tried) > 0
 
 
-def test_a_wrong_port(replayed: Replayed) -> None:
-    made = replayed(net(), net(1e-3), inputs=net().inputs)
+def test_a_wrong_port_is_explained_without_the_reference(replayed: Replayed) -> None:
+    torch = pytest.importorskip("torch")
+    port = fn.Sequential([fn.Dense(4), fn.LayerNorm(epsilon=1e-3)], input_shape=(5,))
+
+    def reference() -> Any:
+        return torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.LayerNorm(4))
+
+    made = replayed(reference, port, inputs=port.inputs)
+    assert (made.verdict, made.culprit, made.cause) == ("semantic", "1", "norm-epsilon")
+    assert "with epsilon=0.001" in made.evidence[0]
+
+
+def test_a_fault_that_shows_in_training_alone(replayed: Replayed) -> None:
+    slow = fn.Sequential(
+        [fn.Dense(4), fn.BatchNorm(momentum=0.5), fn.Activation("tanh")], input_shape=(5,)
+    )
+    checks = ("forward", "backward", "training")
+    made = replayed(normed(), slow, inputs=normed().inputs, checks=checks)
     assert made.verdict == "semantic"
+    assert made.culprit == "batch_norm"
+
+
+def test_tensors_in_between_that_were_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pytest_fwcompare.golden.record.MOST", 0)
+    record(net(), tmp_path, "case", asked({"inputs": INPUTS, "examples": 4}))
+    made = compare(GoldenReference(tmp_path), net(1e-3), inputs=INPUTS, examples=4)
+    assert (made.verdict, made.cause) == ("semantic", None)
     assert any("golden traces hold no intermediate tensors" in text for text in made.notices)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytest_fwcompare.backends.base import Backend, Built, Side
@@ -20,6 +22,10 @@ OTHERS = ("torch", "jax", "numpy")
 
 FLOAT32_ONLY = ("float32",)
 """Off TensorFlow, Keras promotes float64 to float32 wherever two values meet."""
+
+
+COUNTERS = ("object_name_uids", "global_seed_generator")
+"""Global attributes of Keras that decide what the next model is called and draws."""
 
 
 def keras_on() -> str:
@@ -48,6 +54,25 @@ class KerasBackend(TensorFlowBackend):
             self.can_differentiate = on != "numpy"  # type: ignore[misc]
             if on != "jax":
                 self.modes = ("eager",)  # type: ignore[misc]
+
+    @contextmanager
+    def seeded(self, seed: int) -> Iterator[None]:
+        """The random state of the framework below, and the numbers in names that Keras gives.
+
+        A model is called `sequential_7` where others were made before it, and so are its weights.
+        """
+        from keras.src.backend.common import global_state
+
+        below = super().seeded(seed) if self.imports[0] == "tensorflow" else nullcontext()
+        kept = {name: global_state.get_global_attribute(name) for name in COUNTERS}
+        with below:
+            for name in COUNTERS:
+                global_state.set_global_attribute(name, None)
+            try:
+                yield
+            finally:
+                for name, value in kept.items():
+                    global_state.set_global_attribute(name, value)
 
     def tagged(self, tag: str) -> Backend:
         """Keras on another of its backends: the tag of "keras@jax" is its name."""
