@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 HAIR = 1e-7
 """How far a point is moved to see whether it is a kink, relative to the largest value."""
 
+MOST = 20_000_000
+"""Elements of inputs and weights up to which a formula is computed in NumPy."""
+
 NEAR = 2
 """Directions in which a point is moved, forth and back."""
 
@@ -276,7 +279,10 @@ def _document(case: Case, dtype: str) -> None:
         case.notes.append(
             f"{other} is no class of Keras itself; it is held against the documentation of {kind}"
         )
+    size = sum(tensor.size for tensor in call.tensors) + call.layer.count_params()
     try:
+        if size > MOST:
+            raise Undocumented(f"{size:,} values are too many for NumPy")
         if left := [name for name in call.keywords if name not in ("inputs", "value", "query")]:
             raise Undocumented(f"called with {', '.join(left)}")
         case.documented = documented(

@@ -270,6 +270,26 @@ def test_a_part_of_a_layer_stands_for_the_whole_and_own_code_for_nothing() -> No
     assert calls.find_layer(model, "elsewhere") is None
 
 
+def test_a_layer_of_keras_around_own_code_is_own_code() -> None:
+    class Cell(layers.Layer):
+        state_size = 3
+
+        def call(self, x, states):
+            return states[0] + x, [states[0] + x]
+
+    recurrent = layers.RNN(Cell(name="cell"), name="mine")
+    model = keras.Sequential([keras.Input((4, 3)), recurrent, layers.Dense(2, name="keras")])
+    assert calls.find_layer(model, "mine/cell") is None
+    assert [path for path, _ in calls.keras_layers(model)] == ["keras"]
+
+
+def test_a_layer_too_large_for_numpy_is_told_so(monkeypatch) -> None:
+    monkeypatch.setattr("pytest_fwcompare.attribution.MOST", 10)
+    (found,) = fwc.attribute(layers.Dense(3), RNG.normal(size=(2, 4)), backends=())
+    assert found.fault == "undecided"
+    assert found.notes[0].endswith("23 values are too many for NumPy")
+
+
 def test_what_cannot_be_made_elsewhere_says_why() -> None:
     class Local(layers.LayerNormalization):
         def call(self, inputs):

@@ -63,6 +63,12 @@ def overrides(layer: Any) -> str:
     return "" if kind.__module__.startswith("keras.") else str(kind.__name__)
 
 
+def is_foreign(layer: Any) -> bool:
+    """Whether parts of the layer are of the user's own making, such as the cell of an RNN."""
+    parts = (part for _, part, around in layer_paths(layer) if around)
+    return any(not type(part).__module__.startswith("keras.") for part in parts)
+
+
 def layer_paths(model: Any) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
     """Path, layer and the layers around it, outermost first, for all layers; parents first."""
     seen: set[int] = set()
@@ -101,10 +107,11 @@ def find_layer(model: Any, path: str) -> tuple[str, Any] | None:
         return None
     _, found, layer, around = best
     parts = found.split("/") if found else []
-    for depth, outer in enumerate(around):
+    for depth, outer in enumerate((*around, layer)):
         if own_class(outer):
-            return "/".join(parts[:depth]), outer
-    return (found or str(layer.name), layer) if own_class(layer) else None
+            path = "/".join(parts[:depth]) or str(outer.name)
+            return None if is_foreign(outer) else (path, outer)
+    return None
 
 
 def _ending(names: Sequence[str], wanted: Sequence[str]) -> int:
@@ -122,7 +129,7 @@ def keras_layers(model: Any) -> list[tuple[str, Any]]:
     found = []
     for path, layer, around in layer_paths(model):
         outermost = not any(own_class(outer) for outer in around)
-        if own_class(layer) not in ("", "InputLayer") and outermost:
+        if own_class(layer) not in ("", "InputLayer") and outermost and not is_foreign(layer):
             found.append((path or str(layer.name), layer))
     return found
 
