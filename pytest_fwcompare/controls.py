@@ -67,7 +67,7 @@ def disturb(
     if thorough:
         tried += bench.hyperparameters()
     pair.forget_loaded()
-    places = [example, *[e for e in others if e != example][:ELSEWHERE]]
+    places = [example, *[e for e in others if e is not example][:ELSEWHERE]]
     while places and tried and not any(control.noticed for control in tried):
         elsewhere = Bench.at(pair, places.pop(0))
         tried = [elsewhere.smallest(name, LARGER[:1], LARGER[1:]) for name in names]
