@@ -14,6 +14,7 @@ _PLACES = {
     "compare_training": "pytest_fwcompare.training",
     "odd_one_out": "pytest_fwcompare.judge.odd",
     "as_function": "pytest_fwcompare.sides",
+    "in_worker": "pytest_fwcompare.workers.remote",
     "TensorSpec": "pytest_fwcompare.inputs.spec",
     "GoldenReference": "pytest_fwcompare.golden.replay",
     "Comparison": "pytest_fwcompare.records",
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from pytest_fwcompare.sides import as_function as as_function
     from pytest_fwcompare.training import compare_training as compare_training
     from pytest_fwcompare.weights import transforms as transforms
+    from pytest_fwcompare.workers.remote import in_worker as in_worker
 
 
 def __getattr__(name: str) -> Any:

@@ -80,7 +80,7 @@ class Worker:
         self._lock = threading.RLock()
         self._number = 0
         self._dropped: list[int] = []
-        self._outgoing = sharing.Outgoing(False)
+        self._sender, self._receiver = sharing.Sender(False), sharing.Receiver()
         self._group = execnet.Group()
         try:
             self._gateway = self._connect()
@@ -89,7 +89,7 @@ class Worker:
             self.kill()
             raise
         self.alive = True
-        self.shares = bool(self.hello["shares"])
+        self.shares = self._sender.enabled = bool(self.hello["shares"])
 
     # Starting --------------------------------------------------------------------------------
 
@@ -178,20 +178,18 @@ class Worker:
     def _ask(self, do: str, keywords: Mapping[str, Any], timeout: float) -> dict[str, Any]:
         self._number += 1
         dropped, self._dropped = self._dropped, []
-        outgoing = sharing.Outgoing(self.shares)
-        try:
-            self._channel.send(
-                {
-                    "id": self._number,
-                    "do": do,
-                    "drop": dropped,
-                    "keywords": encode(keywords, outgoing.store),
-                    "shared": outgoing.finish(),
-                }
-            )
-            answer = self._receive(timeout)
-        finally:
-            outgoing.close()
+        self._channel.send(
+            {
+                "id": self._number,
+                "do": do,
+                "drop": dropped,
+                "keywords": encode(keywords, self._sender.store),
+                "shared": self._sender.finish(),
+                "released": self._receiver.released(),
+                "gone": self._sender.gone(),
+            }
+        )
+        answer = self._receive(timeout)
         if not isinstance(answer, dict) or answer.get("id") != self._number:
             raise WireError(f"expected the answer to request {self._number}, got {answer!r:.200}")
         return answer
@@ -211,8 +209,13 @@ class Worker:
     def _result(self, answer: Mapping[str, Any], task: Task) -> Any:
         if "error" in answer:
             raise _rebuilt(answer["error"], task, self.name)
-        incoming = sharing.Incoming(answer["shared"])
-        return decode(answer["result"], incoming.fetch)
+        self._sender.released(answer["released"])
+        self._receiver.forget(answer["gone"])
+        self._receiver.open(answer["shared"])
+        try:
+            return decode(answer["result"], self._receiver.fetch)
+        finally:
+            self._receiver.done()
 
     def drop_when_gone(self, thing: object, number: int) -> None:
         """Let the worker forget what it holds under a number once `thing` is collected."""
@@ -277,6 +280,7 @@ class Worker:
     def close(self) -> None:
         """End it; it has nothing to say any more."""
         self.kill()
+        self._sender.close()
         self._log.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
@@ -23,8 +24,10 @@ from pytest_fwcompare.backends.base import (
 )
 from pytest_fwcompare.errors import UsageError
 from pytest_fwcompare.networks.graph import Network
+from pytest_fwcompare.sides import InFramework
 from pytest_fwcompare.workers import pool
 from pytest_fwcompare.workers.process import Task, Worker
+from pytest_fwcompare.workers.sources import source_of
 from pytest_fwcompare.workers.specs import parse_name
 
 SHOWN = 64
@@ -68,6 +71,33 @@ class RemoteModel:
 
     def __repr__(self) -> str:
         return f"<model in the worker {self.fwcompare_backend.name!r}>"
+
+
+def in_worker(
+    name: str, given: Any, *, state: str | os.PathLike[str] | None = None
+) -> RemoteModel | InFramework:
+    """A model in a worker, to be passed to `compare` or `fwcompare_port` as reference or port.
+
+    Example:
+        >>> old = in_worker("torch@old", "my_models:encoder", state="encoder.pt")
+        >>> compare(old, in_worker("keras@jax", "encoder.keras"), inputs=...)
+
+    Args:
+        name: framework, with the tag of a worker where there is one: "torch", "keras@jax", or
+            "torch@old" of `--fwcompare-worker torch@old=/path/to/python`.
+        given: a function or class defined at the top of a module, its name ("module:function"),
+            a described network, or the path of a `.keras` file or of a SavedModel's folder.
+        state: path of a torch state dict to load into what the function returns.
+
+    Raises:
+        UsageError: it cannot be made in another process, with what can.
+    """
+    if isinstance(given, Network):
+        return InFramework(given, name, apart=True)
+    backend = registry.backend(name)
+    if not isinstance(backend, RemoteBackend):
+        backend = RemoteBackend(name)
+    return RemoteModel(backend, source_of(given, state))
 
 
 def make_there(worker: Worker, source: Mapping[str, Any], role: str) -> tuple[str, int]:

@@ -70,10 +70,10 @@ class Server:
     """
 
     def __init__(self, channel: Any, requests: Any, shares: bool) -> None:
-        self._channel, self._requests, self._shares = channel, requests, shares
+        self._channel, self._requests = channel, requests
         self._held: dict[int, Any] = {}
         self._number = 0
-        self._outgoing = sharing.Outgoing(False)
+        self._sender, self._receiver = sharing.Sender(shares), sharing.Receiver()
 
     def run(self) -> None:
         """Until the channel ends."""
@@ -81,18 +81,21 @@ class Server:
             self._channel.send(self._answer(message))
 
     def _answer(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        self._outgoing.close()  # the parent asks again, so it has what was sent before
-        self._outgoing = sharing.Outgoing(self._shares)
         answer: dict[str, Any] = {"id": message["id"]}
         for number in message["drop"]:
             self._held.pop(number, None)
         try:
-            incoming = sharing.Incoming(message["shared"])
-            keywords = decode(message["keywords"], incoming.fetch)
-            del incoming
+            self._sender.released(message["released"])
+            self._receiver.forget(message["gone"])
+            self._receiver.open(message["shared"])
+            keywords = decode(message["keywords"], self._receiver.fetch)
+            self._receiver.done()
             result = getattr(self, f"do_{message['do']}")(**keywords)
-            answer["result"] = encode(result, self._outgoing.store)
-            answer["shared"] = self._outgoing.finish()
+            del keywords
+            answer["result"] = encode(result, self._sender.store)
+            answer["shared"] = self._sender.finish()
+            answer["released"] = self._receiver.released()
+            answer["gone"] = self._sender.gone()
         except BaseException as error:
             # SystemExit too: a model that calls sys.exit() ends nothing but its own call.
             answer = {"id": message["id"], "error": described(error)}

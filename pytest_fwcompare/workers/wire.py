@@ -61,7 +61,7 @@ Array = np.ndarray
 Store = Callable[[Array], int | None]
 """Puts a large array into shared memory and gives its offset; None: send it in the message."""
 
-Fetch = Callable[[int, int], memoryview]
+Fetch = Callable[[int, int], Array]
 """Bytes of shared memory at an offset."""
 
 
@@ -160,8 +160,8 @@ def _decode_array(message: Mapping[str, Any], fetch: Fetch) -> Array:
     kind = np.dtype(dtype)
     size = math.prod(shape) * kind.itemsize
     data = message["data"] if "data" in message else fetch(message["at"], size)
-    if not isinstance(data, (bytes, memoryview)) or len(data) != size:
+    if not isinstance(data, (bytes, Array)) or len(data) != size:
         raise WireError(f"expected {size} bytes for an array of shape {shape} and dtype {dtype}")
-    # Only bytes of a message are copied: nobody else has a view of what was mapped.
-    flat = np.frombuffer(bytearray(data) if isinstance(data, bytes) else data, kind)
-    return flat.reshape(shape)
+    if isinstance(data, bytes):
+        return np.frombuffer(bytearray(data), kind).reshape(shape)
+    return data.view(kind).reshape(shape)

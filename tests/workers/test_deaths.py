@@ -11,8 +11,7 @@ import pytest_fwcompare as fwc
 from pytest_fwcompare.errors import WorkerDied
 from pytest_fwcompare.workers import pool
 from pytest_fwcompare.workers.process import ending
-from pytest_fwcompare.workers.remote import RemoteBackend, RemoteModel
-from pytest_fwcompare.workers.sources import source_of
+from pytest_fwcompare.workers.remote import RemoteModel
 from pytest_fwcompare.workers.specs import Spec
 from workers import models
 
@@ -30,7 +29,7 @@ def impatient():
 
 
 def remote(factory) -> RemoteModel:
-    return RemoteModel(RemoteBackend("torch@w"), source_of(factory))
+    return fwc.in_worker("torch@w", factory)
 
 
 def compared(factory):
@@ -102,8 +101,7 @@ def test_a_death_while_the_model_is_made_names_the_stage():
 
 
 def compared_with(name: str):
-    model = RemoteModel(RemoteBackend("torch@w"), source_of(name))
-    return fwc.compare(models.plain, model, inputs=INPUTS, examples=2)
+    return fwc.compare(models.plain, remote(name), inputs=INPUTS, examples=2)
 
 
 def test_the_reference_may_die_too():

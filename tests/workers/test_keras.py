@@ -9,8 +9,7 @@ from pytest_fwcompare import networks as fn
 from pytest_fwcompare.backends.registry import backend
 from pytest_fwcompare.errors import FrameworkUnavailable, ModelError
 from pytest_fwcompare.sides import InFramework, open_side
-from pytest_fwcompare.workers.remote import RemoteBackend, RemoteModel
-from pytest_fwcompare.workers.sources import source_of
+from pytest_fwcompare.workers.remote import RemoteModel
 from workers import keras_models
 
 DIFFERENTIATED = ("keras@torch", "keras@jax")
@@ -20,7 +19,7 @@ TWO = {"x": fwc.TensorSpec(("batch", 6)), "y": fwc.TensorSpec(("batch", 6))}
 
 
 def remote(factory, name) -> RemoteModel:
-    return RemoteModel(RemoteBackend(name), source_of(factory))
+    return fwc.in_worker(name, factory)
 
 
 def checks(name: str) -> tuple[str, ...]:
@@ -79,7 +78,7 @@ def test_a_wrong_epsilon_is_found_and_named(name):
         remote(keras_models.other_epsilon, name),
         inputs=TWO,
         checks=("forward",) if name == "keras@numpy" else ("forward", "backward"),
-        examples=2,
+        examples=3,
     )
     assert comparison.verdict == "semantic"
     if name != "keras@numpy":  # it records nothing, so nothing can be proved

@@ -15,7 +15,7 @@ from pytest_fwcompare.backends.base import Argument
 from pytest_fwcompare.backends.registry import backend, owner
 from pytest_fwcompare.errors import FrameworkUnavailable, ModelError, UsageError
 from pytest_fwcompare.sides import InFramework, open_side
-from pytest_fwcompare.workers.remote import RemoteBackend, RemoteModel
+from pytest_fwcompare.workers.remote import RemoteModel
 from pytest_fwcompare.workers.sources import source_of
 from workers import models
 
@@ -23,7 +23,7 @@ AXES = {"dtype": "float32", "device": "cpu", "mode": "eager"}
 
 
 def remote(factory, name="torch@w", state=None) -> RemoteModel:
-    return RemoteModel(RemoteBackend(name), source_of(factory, state))
+    return fwc.in_worker(name, factory, state=state)
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ def inside(array: np.ndarray) -> None:
     """Everything goes inside the message."""
 
 
-def nothing(at: int, size: int) -> memoryview:
-    return memoryview(b"")
+def nothing(at: int, size: int) -> np.ndarray:
+    return np.empty(0, np.uint8)
 
 
 def crossed(value):
@@ -134,26 +134,67 @@ needs_memory_files = pytest.mark.skipif(
 @needs_memory_files
 def test_large_arrays_go_through_a_memory_file_and_small_ones_do_not():
     large, small = np.arange(100_000.0), np.arange(3.0)
-    outgoing = sharing.Outgoing(True)
-    message = encode({"large": large, "small": small, "again": large[::2]}, outgoing.store)
+    sender, receiver = sharing.Sender(True), sharing.Receiver()
+    message = encode({"large": large, "small": small, "again": large[::2]}, sender.store)
     assert "at" in message["large"]
     assert "data" in message["small"]
-    incoming = sharing.Incoming(outgoing.finish())
-    outgoing.close()
-    found = decode(message, incoming.fetch)
+    receiver.open(sender.finish())
+    found = decode(message, receiver.fetch)
+    receiver.done()
     assert same(found["large"], large)
     assert same(found["again"], large[::2])
-    found["large"][0] = 7.0  # its own copy, and writable as any array
+    found["large"][0] = 7.0  # writable as any array, and its own
     assert large[0] == 0.0
+    sender.close()
 
 
 @needs_memory_files
-def test_a_memory_file_has_no_name_that_a_crash_could_leave_behind(tmp_path):
-    outgoing = sharing.Outgoing(True)
-    outgoing.store(np.zeros(100_000))
-    _, number, _ = outgoing.finish()
-    assert "memfd:fwcompare (deleted)" in str(Path(f"/proc/self/fd/{number}").readlink())
-    outgoing.close()
+def test_a_memory_file_is_used_again_only_when_its_last_array_is_gone():
+    sender, receiver = sharing.Sender(True), sharing.Receiver()
+
+    def sent(value: float) -> tuple[int, np.ndarray]:
+        sender.released(receiver.released())
+        message = encode(np.full(100_000, value), sender.store)
+        handle = sender.finish()
+        receiver.open(handle)
+        found = decode(message, receiver.fetch)
+        receiver.done()
+        return handle[2], found
+
+    first, one = sent(1.0)
+    part = one[5:7]
+    del one
+    second, two = sent(2.0)
+    assert second != first
+    assert part.tolist() == [1.0, 1.0]  # a view of it is enough to keep it
+    del part
+    third, three = sent(3.0)
+    assert third == first
+    assert two[0] == 2.0
+    assert three[0] == 3.0
+    sender.close()
+
+
+@needs_memory_files
+def test_memory_files_that_nobody_needs_are_given_up(monkeypatch):
+    monkeypatch.setattr(sharing, "MOST_FREE", 1 << 21)
+    sender = sharing.Sender(True)
+    for size in (1 << 17, 1 << 20):  # 1 MiB and 8 MiB
+        sender.store(np.zeros(size))
+        sender.finish()
+    sender.released([1, 2])
+    assert sender.gone() == [2]
+    assert sender.gone() == []
+    sender.close()
+
+
+@needs_memory_files
+def test_a_memory_file_has_no_name_that_a_crash_could_leave_behind():
+    sender = sharing.Sender(True)
+    sender.store(np.zeros(100_000))
+    _, descriptor, _, _ = sender.finish()
+    assert "memfd:fwcompare (deleted)" in str(Path(f"/proc/self/fd/{descriptor}").readlink())
+    sender.close()
 
 
 @needs_memory_files
@@ -163,4 +204,4 @@ def test_processes_of_one_host_find_each_others_word_and_others_do_not():
     assert not sharing.reads(probe.handle, b"another")
     assert not sharing.reads(None, probe.word)
     probe.close()
-    assert not sharing.reads((2**22 + 1, 3, 16), probe.word)
+    assert not sharing.reads((2**22 + 1, 3, 0, 16), probe.word)
