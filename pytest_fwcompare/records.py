@@ -258,6 +258,9 @@ class Timing:
         host_s: until a forward call that does not wait returns.
         device_s: that the device is busy with a forward call, by its own clock.
         synchronised: False if calls returned before their work was done; the figures mislead.
+        own_process: True if it was timed alone in its worker, not in turns with the others.
+        settings: of the framework where they are others than those it was judged with, such as
+            {"onednn": "on"}.
     """
 
     framework: str
@@ -275,6 +278,8 @@ class Timing:
     ratio: Ratio | None = None
     host_s: float | None = None
     device_s: float | None = None
+    own_process: bool = False
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from pytest_fwcompare.networks import Network
+    from pytest_fwcompare.records import Timing
     from pytest_fwcompare.weights.transforms import Transform
 
 Array = np.ndarray
@@ -308,6 +309,16 @@ class Side(ABC):
         self, arguments: Sequence[Argument], cotangents: Mapping[str, Array] | None
     ) -> Stopwatch:
         """Bare calls in working precision for timing."""
+
+    def time_apart(
+        self,
+        name: str,
+        arguments: Sequence[Argument],
+        shapes: Mapping[str, tuple[int, ...]],
+        backward: bool,
+    ) -> Timing | None:
+        """The timing of a side that is in a process of its own, taken there; None for others."""
+        return None
 
     def close(self) -> None:
         """Leave the user's model, random state and process as they were found."""

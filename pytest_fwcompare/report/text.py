@@ -273,7 +273,9 @@ def timing_sentence(timing: Timing) -> str:
     threads = f"{timing.threads} thread{'s' if timing.threads != 1 else ''}"
     shared = ", shared machine" if timing.shared_machine else ""
     waits = "" if timing.synchronised else "; not synchronised: the figures mislead"
-    return f"{timing.framework}: {', '.join(parts)} ({threads}{shared}{waits})"
+    apart = ", in its own process" if timing.own_process else ""
+    others = "".join(f", {name} {value}" for name, value in timing.settings.items())
+    return f"{timing.framework}: {', '.join(parts)} ({threads}{shared}{apart}{others}{waits})"
 
 
 def _labelled(label: str, texts: Iterable[str]) -> list[str]:

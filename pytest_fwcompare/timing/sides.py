@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from pytest_fwcompare.pair import Pair
     from pytest_fwcompare.sides import Opened
 
+NO_CALLS = Stopwatch(lambda: None, None)
+"""Of a side that is timed elsewhere."""
+
 BATCH = 16
 """Size that a free batch axis is timed at."""
 
@@ -41,6 +44,7 @@ class Timed:
         first_call_s: seconds of the first forward call.
         peak: most bytes taken, and what they were measured in; see `Timing`.
         synchronised: False if its stopwatch returned before its work was done.
+        done: the timing of a side that was timed in its own worker already.
     """
 
     name: str
@@ -51,6 +55,7 @@ class Timed:
     first_call_s: float
     peak: tuple[int | None, str]
     synchronised: bool
+    done: Timing | None = None
 
 
 def time_pair(pair: Pair) -> tuple[Timing, ...]:
@@ -139,6 +144,8 @@ def with_footprint(
 
     if timed.name == "numpy":
         axes = {**axes, "device": "cpu", "mode": "eager"}
+    if timed.done is not None:
+        return timed
     tell(f"measuring the memory of {timed.name}")
     found = footprint(given, timed.name, arguments, backward=backward, **axes)
     if found is None:
@@ -172,6 +179,10 @@ def make_ready(
     """
     side = opened.side
     backward = backward and opened.backend.can_differentiate
+    shapes = {key: value.shape for key, value in values.items()}
+    there = side.time_apart(name, given, shapes, backward)
+    if there is not None:
+        return Timed(name, side, opened.backend, NO_CALLS, shapes, 0.0, (None, ""), True, there)
     stopwatch = side.stopwatch(given, cotangents_of(side, given) if backward else None)
     with stopwatch.settings():
         start = time.perf_counter()
@@ -184,7 +195,6 @@ def make_ready(
 
     with stopwatch.settings():
         waits = unsynchronised(stopwatch.forward, drain) is None
-    shapes = {key: value.shape for key, value in values.items()}
     return Timed(name, side, opened.backend, stopwatch, shapes, first, peak, waits)
 
 
@@ -222,18 +232,23 @@ def _device(side: Side) -> str:
 
 def time_ready(ready: Sequence[Timed]) -> tuple[Timing, ...]:
     """Measure sides in turns, each with the same number of threads."""
+    here = {timed.name: made for timed, made in _time_here([t for t in ready if t.done is None])}
+    return tuple(timed.done or here[timed.name] for timed in ready)
+
+
+def _time_here(ready: Sequence[Timed]) -> Iterator[tuple[Timed, Timing]]:
+    """Those of this process, in turns."""
     if not ready:
-        return ()
+        return
     tell(TIMING)
     with equal_threads([timed.backend for timed in ready]) as threads:
         durations = measure({timed.name: timed.stopwatch for timed in ready})
         counts = {timed.name: timed.backend.thread_count() or threads for timed in ready}
-    made = [timing(timed, durations[timed.name], counts[timed.name]) for timed in ready]
     fastest = min(ready, key=lambda timed: statistics.median(durations[timed.name].rounds)).name
-    return tuple(
-        replace(one, ratio=ratio(durations[one.framework].rounds, durations[fastest].rounds))
-        for one in made
-    )
+    for timed in ready:
+        made = timing(timed, durations[timed.name], counts[timed.name])
+        compared = ratio(durations[timed.name].rounds, durations[fastest].rounds)
+        yield timed, replace(made, ratio=compared)
 
 
 def timing(timed: Timed, durations: Durations, threads: int) -> Timing:

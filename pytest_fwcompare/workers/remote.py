@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, final
 
 import numpy as np
@@ -22,13 +23,17 @@ from pytest_fwcompare.backends.base import (
     Side,
     Stopwatch,
 )
-from pytest_fwcompare.errors import UsageError
+from pytest_fwcompare.errors import UsageError, WorkerDied
 from pytest_fwcompare.networks.graph import Network
+from pytest_fwcompare.records import Timing, decode
 from pytest_fwcompare.sides import InFramework
 from pytest_fwcompare.workers import pool
 from pytest_fwcompare.workers.process import Task, Worker
 from pytest_fwcompare.workers.sources import source_of
 from pytest_fwcompare.workers.specs import parse_name
+
+OTHER_KERAS = ("torch", "jax", "numpy")
+"""Tags of Keras without TensorFlow."""
 
 SHOWN = 64
 """Values of an input up to which a message shows them all."""
@@ -49,6 +54,7 @@ class RemoteModel:
     ) -> None:
         self.fwcompare_backend = backend
         self.source, self.number = source, number
+        self.network: Network | None = None
         self.framework = backend.framework
         self.worker: Worker | None = None
 
@@ -186,6 +192,7 @@ class RemoteBackend(Backend):
             device=device,
         )
         model = RemoteModel(self, None)
+        model.network = network
         model.keep(worker, made.pop("model"))
         return Built(model, **{**made, "placements": tuple(made["placements"])})
 
@@ -237,7 +244,7 @@ class RemoteSide(Side):
     ) -> None:
         self.backend, self.worker, self.number = backend, worker, number
         self.framework = f"{model.framework}@{backend.tag}" if backend.tag else model.framework
-        self.mode, self.device = axes["mode"], axes["device"]
+        self.mode, self.device, self._axes = axes["mode"], axes["device"], axes
         self.leaks: list[str] = []
         self.rounded_constants: list[str] = []
         self._model = model
@@ -303,6 +310,7 @@ class RemoteSide(Side):
         )
         self.leaks[:] = made["leaks"]
         self.rounded_constants[:] = made["rounded_constants"]
+        self.note_reduced(made["reduced"])
         return RemotePass(self, made, about)
 
     def stopwatch(
@@ -325,6 +333,63 @@ class RemoteSide(Side):
             held.forward_backward if "forward_backward" in has else None,
             held.backward if "backward" in has else None,
         )
+
+    def time_apart(
+        self,
+        name: str,
+        arguments: Sequence[Argument],
+        shapes: Mapping[str, tuple[int, ...]],
+        backward: bool,
+    ) -> Timing | None:
+        """Timed alone in a worker with the framework's default settings.
+
+        That is the worker it is judged in, except for TensorFlow, which is judged without oneDNN.
+        """
+        given = (name, arguments, shapes, backward)
+        if self.library not in ("tensorflow", "keras") or self.backend.tag in OTHER_KERAS:
+            return self._timing(*given, {})
+        try:
+            twin = self._with_defaults()
+            made = twin._timing(*given, {"onednn": "on"})
+        except WorkerDied:  # of what it is judged without, so the figures are those without
+            return self._timing(*given, {"onednn": "off"})
+        twin.close()
+        return made
+
+    def _timing(
+        self,
+        name: str,
+        arguments: Sequence[Argument],
+        shapes: Mapping[str, tuple[int, ...]],
+        backward: bool,
+        settings: Mapping[str, str],
+    ) -> Timing:
+        made = self.ask(
+            "time",
+            "backward" if backward else "forward",
+            shown(arguments),
+            side=self.number,
+            framework=self._model.framework,
+            name=name,
+            arguments=list(arguments),
+            shapes=dict(shapes),
+            backward=backward,
+        )
+        timing: Timing = decode(made, Timing, "timing")
+        return replace(timing, own_process=True, settings=dict(settings))
+
+    def _with_defaults(self) -> RemoteSide:
+        """The same model in a worker whose TensorFlow is as it comes."""
+        backend = RemoteBackend(self.backend.name, {"TF_ENABLE_ONEDNN_OPTS": "1"})
+        axes: dict[str, Any] = {key: self._axes[key] for key in ("dtype", "device")}
+        if self._model.network is not None:
+            model = backend.build(self._model.network, **axes).model
+        else:
+            model = RemoteModel(backend, self._model.source)
+        side = backend.adopt(model, **axes, mode=self.mode, own=True)
+        assert isinstance(side, RemoteSide)
+        side.role = self.role
+        return side
 
     def close(self) -> None:
         if not self._open:

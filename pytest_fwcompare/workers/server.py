@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from pytest_fwcompare import records
 from pytest_fwcompare.backends.base import Backend, Pass, Side, Stopwatch
 from pytest_fwcompare.backends.registry import backend, owner
 from pytest_fwcompare.errors import FwcompareError, ModelError, UsageError
@@ -205,6 +206,7 @@ class Server:
             "skipped": passed.skipped,
             "leaks": list(model.leaks),
             "rounded_constants": list(model.rounded_constants),
+            "reduced": model.reduced,
         }
 
     def do_backward(self, passed: int, cotangents: Mapping[str, Any]) -> Any:
@@ -240,6 +242,24 @@ class Server:
             start = time.perf_counter()
             getattr(held, name)()
             return time.perf_counter() - start
+
+    def do_time(
+        self,
+        side: int,
+        framework: str,
+        name: str,
+        arguments: list[Any],
+        shapes: Mapping[str, tuple[int, ...]],
+        backward: bool,
+    ) -> dict[str, Any]:
+        """Time a side that has this process to itself; a `Timing`, field by field."""
+        from pytest_fwcompare.sides import Opened
+        from pytest_fwcompare.timing.sides import make_ready, time_ready
+
+        opened = Opened(self._side(side), backend(framework))
+        values = {key: np.empty(shape, np.bool_) for key, shape in shapes.items()}
+        ready = make_ready(name, opened, arguments, values, backward=backward)
+        return records.encode(time_ready([ready])[0])  # type: ignore[no-any-return]
 
 
 CALLS = ("forward", "forward_backward", "backward")

@@ -164,4 +164,5 @@ def _decode_array(message: Mapping[str, Any], fetch: Fetch) -> Array:
         raise WireError(f"expected {size} bytes for an array of shape {shape} and dtype {dtype}")
     if isinstance(data, bytes):
         return np.frombuffer(bytearray(data), kind).reshape(shape)
-    return data.view(kind).reshape(shape)
+    flat: Array = data.view(kind)
+    return flat.reshape(shape)

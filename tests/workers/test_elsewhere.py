@@ -1,0 +1,213 @@
+"""Workers in other interpreters, and on other hosts that the loopback interface plays."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import execnet
+import pytest
+
+import pytest_fwcompare as fwc
+from pytest_fwcompare import networks as fn
+from pytest_fwcompare.errors import FrameworkUnavailable
+from pytest_fwcompare.sides import InFramework
+from pytest_fwcompare.workers import bootstrap, pool, process
+from pytest_fwcompare.workers.specs import Spec, parse_spec
+from workers import models
+
+INPUTS = {"x": fwc.TensorSpec(("batch", 3))}
+
+
+@pytest.fixture
+def configured():
+    """A pool with the given specifications, put back afterwards."""
+    before = []
+
+    def configure(specs: dict[str, Spec]) -> pool.Pool:
+        before.append(pool.configure(pool.Settings(timeout=120.0, specs=specs)))
+        return pool.current()
+
+    yield configure
+    pool.put_back(before[0])
+
+
+@pytest.fixture
+def servers(tmp_path):
+    """Two socket servers as other hosts would run them; their addresses."""
+    script = Path(execnet.__file__).parent / "script" / "socketserver.py"
+    package = Path(fwc.__file__).parents[1]
+    running, addresses = [], []
+    for _ in range(2):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [sys.executable, str(script), f"127.0.0.1:{port}"]
+        environment = {"PYTHONPATH": f"{package}:{package / 'tests'}", "OMP_NUM_THREADS": "1"}
+        running.append(
+            subprocess.Popen(
+                command,
+                cwd=tmp_path,
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        )
+        addresses.append(f"127.0.0.1:{port}")
+    for address in addresses:
+        wait_for(address)
+    yield addresses
+    for each in running:
+        each.kill()
+        each.wait()
+
+
+def wait_for(address: str) -> None:
+    """Until the port is taken, without connecting: the server serves one connection."""
+    end = time.monotonic() + 30
+    port = int(address.rpartition(":")[2])
+    while time.monotonic() < end:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                return
+        time.sleep(0.05)
+    pytest.fail(f"no server at {address}")
+
+
+def test_two_hosts_are_compared(servers, configured):
+    workers = configured(
+        {
+            f"torch@{n}": parse_spec(f"socket={address}", "test")
+            for n, address in enumerate(servers)
+        }
+    )
+    comparison = fwc.compare(
+        fwc.in_worker("torch@0", "workers.models:with_buffers"),
+        fwc.in_worker("torch@1", "workers.models:with_buffers"),
+        inputs=INPUTS,
+        examples=2,
+        checks=("forward", "backward", "training"),
+    )
+    assert comparison.verdict == "equivalent", comparison.summary()
+    pids = {comparison.environment[f"torch@{n}"]["worker"]["pid"] for n in range(2)}
+    assert len(pids) == 2
+    assert workers.started == {"torch@0": 1, "torch@1": 1}
+    large = fn.Sequential([fn.Dense(200)], input_shape=(500,))
+    comparison = fwc.compare(
+        InFramework(large, "numpy"), InFramework(large, "torch@0"), inputs=large.inputs, examples=2
+    )
+    assert comparison.verdict == "equivalent", comparison.summary()
+
+
+def test_a_host_that_goes_away_is_a_result(servers, configured):
+    configured({"torch@far": parse_spec(f"socket={servers[0]}", "test")})
+    comparison = fwc.compare(
+        models.plain,
+        fwc.in_worker("torch@far", "workers.models:exit_in_forward"),
+        inputs=INPUTS,
+        examples=2,
+    )
+    assert comparison.verdict == "error"
+    assert "port, forward: the worker 'torch@far' (socket=127.0.0.1:" in comparison.message
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_host_that_is_not_there(configured):
+    """Execnet leaves the socket that could not connect to the garbage collector."""
+    configured({"torch@far": parse_spec("socket=127.0.0.1:1", "test")})
+    with pytest.raises(FrameworkUnavailable, match=r"'torch@far' was asked for, but socket=127"):
+        fwc.compare(
+            models.plain, fwc.in_worker("torch@far", "workers.models:plain"), inputs=INPUTS
+        )
+
+
+# Refusals on connecting ------------------------------------------------------------------------
+
+
+def test_another_protocol_is_refused(configured, monkeypatch):
+    configured({"numpy@w": Spec()})
+    monkeypatch.setattr(process, "PROTOCOL", 99)
+    complaint = r"expected pytest-fwcompare \S+ \(protocol 99\), the worker has \S+ \("
+    with pytest.raises(FrameworkUnavailable, match=complaint):
+        pool.current().worker("numpy@w")
+
+
+def test_another_version_is_refused(configured, monkeypatch):
+    configured({"numpy@w": Spec()})
+    monkeypatch.setattr(fwc, "__version__", "99.0")
+    with pytest.raises(
+        FrameworkUnavailable,
+        match=r"expected pytest-fwcompare 99\.0 .*install pytest-fwcompare==9",
+    ):
+        pool.current().worker("numpy@w")
+
+
+CONFIG = {"package": "/nowhere", "version": "0", "protocol": 0}
+
+
+class TestRefusal:
+    def test_an_old_python(self, monkeypatch):
+        monkeypatch.setattr(bootstrap, "LEAST_PYTHON", (9, 0))
+        assert bootstrap.refusal(CONFIG).startswith("Python 9.0 or newer is needed there, th")
+
+    def test_no_numpy(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "numpy", None)
+        assert bootstrap.refusal(CONFIG).startswith("NumPy cannot be imported there (Modul")
+
+    def test_no_package(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "pytest_fwcompare", None)
+        assert "install pytest-fwcompare==0 there" in bootstrap.refusal(CONFIG)
+
+
+# Another environment ---------------------------------------------------------------------------
+
+
+def environment(folder: Path, numpy: str) -> str:
+    """An interpreter of a new virtual environment with this version of NumPy and nothing else."""
+    made = subprocess.run(
+        [sys.executable, "-m", "venv", str(folder)], capture_output=True, text=True, check=False
+    )
+    python = str(folder / "bin" / "python")
+    if made.returncode == 0:
+        made = subprocess.run(
+            [python, "-m", "pip", "install", "-q", f"numpy=={numpy}", "autograd"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+    if made.returncode:
+        said = (made.stderr or made.stdout).strip().splitlines()
+        pytest.skip(f"no environment with numpy {numpy} can be made: {said[-1] if said else ''}")
+    return python
+
+
+@pytest.mark.slow
+def test_two_environments_are_compared_in_one_test(tmp_path, configured):
+    versions = {"old": "1.26.4", "new": "2.2.6"}
+    workers = configured(
+        {
+            f"numpy@{tag}": parse_spec(environment(tmp_path / tag, version), "test")
+            for tag, version in versions.items()
+        }
+    )
+    network = fn.Sequential(
+        [fn.Conv2D(3, 3), fn.BatchNorm(), fn.Activation("gelu"), fn.Flatten(), fn.Dense(3)],
+        input_shape=(6, 6, 2),
+    )
+    comparison = fwc.compare(
+        InFramework(network, "numpy@old"),
+        InFramework(network, "numpy@new"),
+        inputs=network.inputs,
+        examples=3,
+    )
+    assert comparison.verdict == "equivalent", comparison.summary()
+    for tag, version in versions.items():
+        told = comparison.environment[f"numpy@{tag}"]
+        assert told["version"] == told["worker"]["numpy"] == version
+    assert set(workers.started.values()) == {1}
