@@ -3,9 +3,12 @@
     python benchmarks/judgement.py [family ...] [--seeds 3] [--examples 20] [--jobs 2]
                                    [--weights auto|copy] [--json PATH]
                                    [--corpus tests.corpus] [--only fault ...]
+                                   [--no-policies]
 
-Each family runs in a process of its own. Prints a line for each port and then the totals:
-mapped, verdicts (confusion table), culprits, causes.
+Each family runs in a process of its own. Prints a line for each port and then the totals: mapped,
+detected, false alarms, culprits, causes; the confusion table of the verdicts; and beside it what
+plain tolerances and torch dynamo's float64 rule say of the same ports (see `policies.py`), their
+weights copied by hand.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import multiprocessing
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -23,10 +27,17 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 
 def judge_family(
-    family: str, seeds: int, examples: int, weights: str, name: str, only: list[str]
+    family: str,
+    seeds: int,
+    examples: int,
+    weights: str,
+    name: str,
+    only: list[str],
+    beside: bool,
 ) -> list[dict]:
-    """Judge all ports of a family; plain rows."""
+    """Judge all ports of a family; plain rows, with the flags of plain policies if asked for."""
     import corpus
+    from policies import flags_of
 
     ports = corpus.load(name)
     rows = []
@@ -37,6 +48,10 @@ def judge_family(
             for seed in range(seeds):
                 rows.append(judge_port(case, fault_name, seed, examples, weights))
                 print(line(rows[-1]), flush=True)
+            if beside:
+                flags = flags_of(case, fault_name)
+                for row in rows[-seeds:]:
+                    row["policies"] = flags
     return rows
 
 
@@ -143,20 +158,65 @@ def totals(rows: list[dict]) -> str:
     exact = [row for row in located if row.get("culprit") == row["wanted_culprit"]]
     caused = [row for row in located if row.get("cause") == row["wanted_cause"]]
     wrong = [row for row in located if row.get("cause") not in (None, row["wanted_cause"])]
-    confusion = Counter((row["wanted"], row["verdict"]) for row in rows)
+    alarms = [r for r in rows if r["wanted"] in ("equivalent", "subgradient") and is_alarm(r)]
+    calm = len(rows) - len(faulty)
+    mapped = [row for row in rows if row["verdict"] != "MappingError"]
     lines = [
         f"ports judged          {len(rows)}",
+        f"mapped                {len(mapped)}/{len(rows)}",
         f"right verdict         {sum(row['right_verdict'] for row in rows)}/{len(rows)}",
         f"right ports passed    {sum(r['verdict'] == 'equivalent' for r in right)}/{len(right)}",
         f"faults detected       {len(found)}/{len(faulty)}",
+        f"false alarms          {len(alarms)}/{calm} of right ports and subgradient variants",
         f"culprit exact         {len(exact)}/{len(located)} of semantic faults found",
         f"cause right           {len(caused)}/{len(located)}",
         f"cause wrongly named   {len(wrong)}/{len(located)}",
         f"seconds               {sum(row['seconds'] for row in rows):.0f}",
         "",
-        "wanted -> verdict",
-        *(f"  {w:12s} -> {v:14s} {n}" for (w, v), n in sorted(confusion.items())),
+        confusion(rows),
     ]
+    beside = [row for row in rows if "policies" in row]
+    if beside:
+        lines += ["", plain(beside)]
+    return "\n".join(lines)
+
+
+CLASSES = ("equivalent", "semantic", "precision", "subgradient", "nonfinite", "error")
+
+
+def is_alarm(row: dict) -> bool:
+    """Whether a verdict fails a test."""
+    return row["verdict"] not in ("equivalent", "subgradient")
+
+
+def confusion(rows: list[dict]) -> str:
+    """A row for each class as recorded in the corpus, a column for each verdict."""
+    counts = Counter((row["wanted"], row["verdict"]) for row in rows)
+    verdicts = [*CLASSES, *sorted({row["verdict"] for row in rows} - set(CLASSES))]
+    wanted = [name for name in CLASSES if any(row["wanted"] == name for row in rows)]
+    lines = [f"{'recorded as':14s}" + "".join(f"{name:>13s}" for name in verdicts)]
+    for name in wanted:
+        cells = "".join(f"{counts[name, verdict] or '.':>13}" for verdict in verdicts)
+        lines.append(f"{name:14s}{cells}")
+    return "\n".join(lines)
+
+
+def plain(rows: list[dict]) -> str:
+    """Faults detected and false alarms, of this judge and of plain policies on the same ports."""
+    groups = [
+        [r for r in rows if r["wanted"] not in ("equivalent", "subgradient")],
+        [r for r in rows if r["wanted"] == "equivalent"],
+        [r for r in rows if r["wanted"] == "subgradient"],
+    ]
+    lines = [f"{'':22s}{'faults':>10s}{'right ports':>13s}{'subgradient':>13s}"]
+
+    def told(name: str, flagged: Callable[[dict], bool]) -> str:
+        cells = [f"{sum(map(flagged, group))}/{len(group)}" for group in groups]
+        return f"{name:22s}{cells[0]:>10s}{cells[1]:>13s}{cells[2]:>13s}"
+
+    lines.append(told("fwcompare", is_alarm))
+    for policy in rows[0]["policies"]:
+        lines.append(told(policy, lambda row, policy=policy: row["policies"][policy]))
     return "\n".join(lines)
 
 
@@ -170,6 +230,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--corpus", default="ports", help="a package with FAMILIES")
     parser.add_argument("--only", nargs="*", default=[], help='faults, "right" for none')
+    parser.add_argument("--no-policies", action="store_true", help="without plain tolerances")
     options = parser.parse_args()
     import corpus
 
@@ -186,6 +247,7 @@ def main() -> None:
                 options.weights,
                 options.corpus,
                 options.only,
+                not options.no_policies and options.corpus == "ports",
             )
             for family in families
         ]:
