@@ -1,6 +1,7 @@
 """The smallest error that is noticed, by depth, beside two plain tolerances.
 
-    python benchmarks/sensitivity.py [--depths 2 8 32 64] [--examples 20] [--plot PATH]
+    python benchmarks/sensitivity.py [--depths 2 8 32 64] [--examples 20]
+                                     [--json PATH] [--read PATH] [--plot PATH]
 
 A stack of blocks (linear, layer norm, GELU) is compared with a port that sums the products of its
 linear layers in the opposite order, as another framework might: the same function, rounded another
@@ -15,11 +16,15 @@ port (e = 0) is objected to. "fails" is a verdict of another function by `fwc.co
 that or the notice of a hidden difference, which fails nothing. Beside it what
 `numpy.allclose(rtol=atol=1e-5)` and `torch.testing.assert_close` (its float32 defaults) notice on
 five standard normal inputs with the weights torch starts with, outputs and gradients together.
+
+`--json` keeps the figures, `--read` takes them from such a file, and `--plot` draws them (it needs
+matplotlib). `results/sensitivity.svg` was drawn from `results/sensitivity.json`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -159,49 +164,85 @@ def smallest(sees: Callable[[float], bool]) -> float:
     return float(10.0 ** (-seen / 2))
 
 
-def plot(rows: list[tuple[str, int, dict[str, float]]], path: Path) -> None:
-    """Curves over depth, one panel a fault."""
+Rows = list[tuple[str, int, dict[str, float]]]
+"""Fault, depth, and the smallest error by who noticed it."""
+
+NAMES = ("fails", "notice", "allclose 1e-5", "assert_close")
+LABELS = ("fwcompare fails", "fwcompare fails or notices", "allclose(1e-5)", "assert_close")
+COLOURS = ("#0b5fa5", "#74add1", "#d95f02", "#7f7f7f")
+
+
+def plot(rows: Rows, path: Path) -> None:
+    """Curves over depth, one panel a fault; a cross at the top where the right port is alarmed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    matplotlib.rcParams["svg.hashsalt"] = "sensitivity"  # equal figures give equal files
     figure, panels = pyplot.subplots(1, len(FAULTS), sharey=True, figsize=(11, 4))
     for panel, fault in zip(panels, FAULTS, strict=True):
         mine = [(depth, found) for name, depth, found in rows if name == fault]
-        for policy in mine[0][1]:
-            panel.loglog(
-                [depth for depth, _ in mine], [f[policy] for _, f in mine], "o-", label=policy
-            )
-        panel.set(title=fault, xlabel="depth (blocks)")
+        for name, label, colour in zip(NAMES, LABELS, COLOURS, strict=True):
+            seen = [(depth, found[name]) for depth, found in mine if 0 < found[name] <= 1]
+            alarms = [depth for depth, found in mine if not found[name]]
+            panel.loglog(*zip(*seen, strict=True), "o-", color=colour, label=label)
+            if alarms:
+                place = 3.0 if name == NAMES[2] else 8.0
+                panel.plot(alarms, [place] * len(alarms), "x", color=colour)
+        panel.set(title=f"one {fault}", xlabel="depth (blocks)", ylim=(1e-13, 30))
+        panel.set_xticks(depths := [depth for depth, _ in mine], [str(d) for d in depths])
+        panel.minorticks_off()
+        panel.grid(alpha=0.3)
     panels[0].set_ylabel("smallest relative error noticed")
-    panels[0].legend()
+    panels[-1].plot([], [], "x", color="#333333", label="the right port is objected to")
+    panels[-1].legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, bbox_inches="tight", dpi=120)
+    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--depths", type=int, nargs="+", default=[2, 8, 32, 64])
-    parser.add_argument("--examples", type=int, default=20)
-    parser.add_argument("--plot", type=Path, help="write the curves to this .png or .svg")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    names = ("fails", "notice", "allclose 1e-5", "assert_close")
-    print(f"{'error in':12s} {'depth':>5s}  " + "  ".join(f"{name:>14s}" for name in names))
-    rows = []
+def measured(depths: list[int], examples: int) -> Rows:
+    """The figures, printed as they come."""
+    rows: Rows = []
     for fault in FAULTS:
-        for depth in options.depths:
-            compared = Compared(depth, fault, options.examples)
+        for depth in depths:
+            compared = Compared(depth, fault, examples)
             searches: tuple[Callable[[float], bool], ...] = (
                 compared.fails,
                 compared.notices,
                 lambda e, f=fault, d=depth: flagged(allclose, d, f, e),
                 lambda e, f=fault, d=depth: flagged(assert_close, d, f, e),
             )
-            found = dict(zip(names, map(smallest, searches), strict=True))
-            rows.append((fault, depth, found))
-            told = "  ".join(
-                f"{found[name]:14.1e}" if found[name] else f"{'alarm':>14s}" for name in names
-            )
-            print(f"{fault:12s} {depth:5d}  {told}", flush=True)
+            rows.append((fault, depth, dict(zip(NAMES, map(smallest, searches), strict=True))))
+            print(line(*rows[-1]), flush=True)
+    return rows
+
+
+def line(fault: str, depth: int, found: dict[str, float]) -> str:
+    """One row of the table."""
+    told = (f"{found[n]:14.1e}" if found[n] else f"{'alarm':>14s}" for n in NAMES)
+    return f"{fault:12s} {depth:5d}  " + "  ".join(told)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--depths", type=int, nargs="+", default=[2, 8, 32, 64])
+    parser.add_argument("--examples", type=int, default=20)
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--read", type=Path, help="take the figures from this file")
+    parser.add_argument("--plot", type=Path, help="write the curves to this .svg or .png")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"{'error in':12s} {'depth':>5s}  " + "  ".join(f"{name:>14s}" for name in NAMES))
+    if options.read is not None:
+        rows = [tuple(row) for row in json.loads(options.read.read_text())["rows"]]
+        print("\n".join(line(*row) for row in rows))
+    else:
+        rows = measured(options.depths, options.examples)
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        facts = {"torch": torch.__version__, "examples": options.examples, "rows": rows}
+        options.json.write_text(json.dumps(facts, indent=1) + "\n")
     if options.plot is not None:
         try:
             plot(rows, options.plot)

@@ -58,6 +58,11 @@ class Table:
     reference: dict[Key, Site] = field(default_factory=dict)
     port: dict[Key, Site] = field(default_factory=dict)
 
+    @property
+    def asked(self) -> bool:
+        """Whether any side drops anything."""
+        return bool(self.reference or self.port)
+
 
 class Masks:
     """The dropouts of a pair, by point.

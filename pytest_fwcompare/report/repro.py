@@ -54,10 +54,15 @@ def write_repro(
         UsageError: a side can be made by this process only; says what to pass instead.
     """
     sources = {role: source_of(given[role], role, training) for role in ("reference", "port")}
-    folder.mkdir(parents=True, exist_ok=True)
     run = pair.run("reference", point, "double", training=training)
     pair.expect(run)
     pair.run("port", point, "double", training=training)
+    if training and pair.masks is not None and pair.masks.table(point.rng_seed).asked:
+        raise UsageError(
+            "repro: the difference shows in training mode, with dropout, whose masks a script of "
+            "its own cannot share between frameworks"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
     roles: dict[str, Any] = {}
     arrays: dict[str, dict[str, Array]] = {
         name: {} for name in ("weights", "inputs", "cotangents", "expected")

@@ -68,6 +68,107 @@ def function_port():
 
     shapes = {"w1": (6, 4), "b1": 4, "scale": 4, "shift": 4, "w2": (4, 3), "b2": 3}
     return run, {name: jax.numpy.ones(shape) for name, shape in shapes.items()}
+
+
+def nnx_port():
+    from flax import nnx
+
+    class Port(nnx.Module):
+        def __init__(self, rngs):
+            self.lift = nnx.Linear(6, 4, rngs=rngs)
+            self.norm = nnx.LayerNorm(4, epsilon=0.1, rngs=rngs)
+            self.read = nnx.Linear(4, 3, rngs=rngs)
+
+        def __call__(self, features):
+            first = self.read(self.norm(self.lift(features)))
+            return {"first": first, "second": features.sum(1)}
+
+    return Port(nnx.Rngs(0))
+
+
+def linen_port():
+    import jax
+    from flax import linen
+
+    class Port(linen.Module):
+        @linen.compact
+        def __call__(self, features):
+            x = linen.LayerNorm(epsilon=0.1)(linen.Dense(4)(features))
+            return {"first": linen.Dense(3)(x), "second": features.sum(1)}
+
+    made = Port()
+    return made, made.init(jax.random.key(0), jax.numpy.zeros((1, 6)))
+
+
+def equinox_port():
+    import equinox as eqx
+    import jax
+
+    class Port(eqx.Module):
+        lift: eqx.nn.Linear
+        norm: eqx.nn.LayerNorm
+        read: eqx.nn.Linear
+
+        def __call__(self, features):
+            first = jax.vmap(lambda row: self.read(self.norm(self.lift(row))))(features)
+            return {"first": first, "second": features.sum(1)}
+
+    keys = jax.random.split(jax.random.key(0))
+    return Port(
+        eqx.nn.Linear(6, 4, key=keys[0]),
+        eqx.nn.LayerNorm(4, eps=0.1),
+        eqx.nn.Linear(4, 3, key=keys[1]),
+    )
+
+
+class Normed(torch.nn.Module):
+    def __init__(self, rate=0.0):
+        super().__init__()
+        self.lift, self.norm = torch.nn.Linear(6, 4), torch.nn.BatchNorm1d(4)
+        self.drop, self.read = torch.nn.Dropout(rate), torch.nn.Linear(4, 3)
+
+    def forward(self, features):
+        return self.read(self.drop(self.norm(self.lift(features))))
+
+
+def normed():
+    return Normed()
+
+
+def dropping():
+    return Normed(0.5)
+
+
+def nnx_normed():
+    from flax import nnx
+
+    class Port(nnx.Module):
+        def __init__(self, rngs):
+            self.lift, self.read = nnx.Linear(6, 4, rngs=rngs), nnx.Linear(4, 3, rngs=rngs)
+            self.norm = nnx.BatchNorm(4, momentum=0.5, rngs=rngs)
+
+        def __call__(self, features):
+            return self.read(self.norm(self.lift(features)))
+
+    made = Port(nnx.Rngs(0))
+    made.eval()
+    return made
+
+
+def linen_normed():
+    import jax
+    from flax import linen
+
+    class Port(linen.Module):
+        @linen.compact
+        def __call__(self, features, train=False):
+            x = linen.BatchNorm(use_running_average=not train, momentum=0.5)(
+                linen.Dense(4)(features)
+            )
+            return linen.Dense(3)(x)
+
+    made = Port()
+    return made, made.init(jax.random.key(0), jax.numpy.zeros((2, 6)))
 """
 
 INPUTS = {"features": fwc.TensorSpec(("batch", 6))}
@@ -127,6 +228,9 @@ MAPPED = {
         ("port", "parameter read.weight", "auto"),
         ("keras_port", "parameter 4", "auto"),
         ("function_port", "parameter 5", MAPPED),
+        ("nnx_port", "parameter 5", "auto"),
+        ("linen_port", "parameter 3", "auto"),
+        ("equinox_port", "parameter 4", "auto"),
     ],
 )
 def test_the_script_shows_the_difference_alone(factories, tmp_path, port, kernel, weights):
@@ -145,6 +249,40 @@ def test_the_script_shows_the_difference_alone(factories, tmp_path, port, kernel
     for name in ("weights", "inputs", "expected", "cotangents"):
         with np.load(folder / f"{name}.npz", allow_pickle=False) as arrays:
             assert arrays.files
+
+
+@pytest.mark.parametrize("port", ["nnx_normed", "linen_normed"])
+def test_a_step_in_training_is_shown(factories, tmp_path, port):
+    """The momentum of the running statistics is another: only buffers after a step differ."""
+    pytest.importorskip("flax")
+    folder = tmp_path / "shown"
+    found = compared(
+        factories.normed,
+        getattr(factories, port),
+        folder,
+        inputs={"features": fwc.TensorSpec((5, 6))},
+        checks=("forward", "backward", "training"),
+    )
+    assert (found.verdict, found.cause) == ("semantic", "running-statistics"), found.summary()
+    shown = show(folder)
+    assert shown.returncode == 1, (found.notices, shown.stdout, shown.stderr)
+    differing = {x[:40].strip() for x in shown.stdout.splitlines() if "<-- differs" in x}
+    assert {"buffer 0", "buffer 1"} <= differing, shown.stdout
+    assert "output 0" not in differing
+
+
+def test_masks_of_dropout_are_not_for_a_script(factories, tmp_path):
+    folder = tmp_path / "shown"
+    found = compared(
+        factories.normed,
+        factories.dropping,
+        folder,
+        inputs={"features": fwc.TensorSpec((5, 6))},
+        checks=("forward", "training"),
+    )
+    assert found.verdict == "semantic"
+    assert any("with dropout, whose masks a script" in text for text in found.notices)
+    assert not folder.exists()
 
 
 def test_the_script_tells_a_repaired_port(factories, tmp_path):

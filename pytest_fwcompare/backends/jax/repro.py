@@ -10,27 +10,20 @@ import jax
 
 from pytest_fwcompare.backends.base import Argument
 from pytest_fwcompare.backends.jax.models import TreeTwin, path_name
-from pytest_fwcompare.errors import UsageError
 
 
 def keys(side: Any) -> dict[str, str]:
-    """Leaves of the tree go by their place.
-
-    Raises:
-        UsageError: the model is no tree of arrays (flax).
-    """
-    if type(side.twin).__name__ == "NetworkTwin":
+    """Parameters go by their place among the leaves of the model's tree."""
+    twin, model = side.twin, side.model
+    if type(twin).__name__ == "NetworkTwin":
         return {}
-    if not isinstance(side.twin, TreeTwin):
-        raise UsageError(
-            f"repro: the {side.role} is a flax model, for which no script is written yet; "
-            f"equinox modules and (function, params) pairs can be reproduced"
-        )
-    model = side.model
-    tree = model[1] if isinstance(model, tuple) else model
-    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    if isinstance(twin, TreeTwin):
+        tree = model[1] if isinstance(model, tuple) else model
+        leaves = [path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+    else:
+        leaves = [name for name, _, _ in twin.leaves()]  # flax: in the order of the tree
     names = {parameter.name for parameter in side.parameters()}
-    return {path_name(p): str(place) for place, (p, _) in enumerate(flat) if path_name(p) in names}
+    return {name: str(place) for place, name in enumerate(leaves) if name in names}
 
 
 def export(side: Any, arguments: Sequence[Argument], folder: Path, role: str) -> str:
