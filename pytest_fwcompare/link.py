@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Mapping as MappingLike
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -66,11 +67,10 @@ def choose_mapping(
         )
     if weights == "given":
         try:
-            paired = automatic_mapping(ours, theirs, **frameworks)
-        except MappingError as error:
-            text = f"gradients of parameters were not compared, as they are not paired: {error}"
-            return Mapping((), notices=(text,))
-        return _pairs_of_equal_values(paired, reference, port)
+            guess = automatic_mapping(ours, theirs, **frameworks)
+        except MappingError:
+            guess = Mapping(())
+        return _paired_by_values(guess, reference, port)
     if isinstance(weights, dict):
         return explicit_mapping(
             weights, ours, theirs, **frameworks, evidence=evidence_of(make_pair, example)
@@ -209,18 +209,24 @@ def _mapping_of_copy(copy: Callable[[Any, Any], Any], reference: Opened, port: O
         ours.load(before, "working")
 
 
-def _pairs_of_equal_values(mapping: Mapping, reference: Opened, port: Opened) -> Mapping:
-    """Only the links that hold for the weights both sides came with."""
-    made = mapping.port_values(reference.side.read())
-    theirs = port.side.read()
-    kept, dropped = [], dict(mapping.unmatched_port)
-    for link in mapping.links:
-        value = theirs[link.port]
-        scale = finite_maximum(value) or 1.0
-        if finite_maximum(np.asarray(made[link.port], float) - value) <= 1e-6 * scale:
-            kept.append(link)
-        else:
-            dropped[link.port] = (
-                f"its values are not those of {' and '.join(link.sources)}: gradients not paired"
-            )
-    return Mapping(tuple(kept), mapping.unmatched_reference, dropped, mapping.notices)
+def _paired_by_values(guess: Mapping, reference: Opened, port: Opened) -> Mapping:
+    """The pairs that the weights both sides came with bear out."""
+    from pytest_fwcompare.weights.values import pair_by_values
+
+    made = pair_by_values(
+        guess,
+        reference.side.parameters(),
+        port.side.parameters(),
+        reference.side.read(),
+        port.side.read(),
+    )
+    trained = {p.name for p in port.side.parameters() if p.trainable}
+    left = [name for name in made.unmatched_port if name in trained]
+    if not left:
+        return made
+    said = (
+        f"gradients of {len(left)} of the port's {len(trained)} parameters were not compared, as "
+        f"their values do not tell which of the reference's they are: {', '.join(left[:5])}"
+        f"{' ...' if len(left) > 5 else ''}"
+    )
+    return replace(made, notices=(*made.notices, said))
