@@ -18,6 +18,7 @@ from pytest_fwcompare.records import (
     ExampleRecord,
     Examples,
     Quartiles,
+    Ratio,
     TensorRow,
     Timing,
     WeightRow,
@@ -190,7 +191,12 @@ def everything() -> Comparison:
             WeightRow("", ("dead.bias",), "", "nothing takes it"),
         ),
         controls=Controls((Control("fc.weight", 1e-3, True, 4e3),), ("dead.bias",)),
-        timings=(timing("torch", 1.0, peak_bytes=2**20), timing("tensorflow", 2.5)),
+        timings=(
+            timing(
+                "torch", 1.0, peak_bytes=2**20, peak_of="process", ratio=Ratio(1.0, 1.0, 1.0, 9)
+            ),
+            timing("tensorflow", 2.5, ratio=Ratio(2.45, 2.25, 2.75, 9), device_s=1.5e-3),
+        ),
         environment={
             "torch": {"version": "2.13.0+cpu", "flags": {"tf32": False}},
             "tensorflow": {"version": "2.21.0"},

@@ -267,6 +267,18 @@ def total(timing: Timing) -> float:
     return timing.forward.median + (timing.backward.median if timing.backward else 0.0)
 
 
+def ratio_of(timing: Timing, best: float) -> float | None:
+    """How many times longer than the fastest: as it was measured round by round, or of totals.
+
+    Args:
+        timing: of one framework.
+        best: seconds of the fastest framework of the test.
+    """
+    if timing.ratio is not None:
+        return timing.ratio.median
+    return total(timing) / best if best > 0 else None
+
+
 def fastest(results: Iterable[Result]) -> dict[tuple[str, int], float]:
     """Seconds of the fastest framework in each comparison of each test."""
     best: dict[tuple[str, int], float] = {}

@@ -133,6 +133,11 @@ def _shared(writer: Any, step: int, made: Comparison, role: str, timing: Timing 
         if timing.backward is not None:
             writer.add_scalar("time/backward_ms", timing.backward.median * MILLISECONDS, step)
         writer.add_scalar("time/first_call_ms", timing.first_call_s * MILLISECONDS, step)
+        for name, value in (("host", timing.host_s), ("device", timing.device_s)):
+            if value is not None:
+                writer.add_scalar(f"time/{name}_ms", value * MILLISECONDS, step)
+        if timing.ratio is not None:
+            writer.add_scalar("time/ratio", timing.ratio.median, step)
         if timing.peak_bytes is not None:
             writer.add_scalar("memory/peak_MiB", timing.peak_bytes * MEBIBYTES, step)
     for found in made.distributions:

@@ -9,7 +9,7 @@ from pytest_fwcompare.options import Settings
 from pytest_fwcompare.options.axes import default_frameworks
 from pytest_fwcompare.recording import Result
 from pytest_fwcompare.records import Timing
-from pytest_fwcompare.report.facts import fastest, measured, odd_ones, total
+from pytest_fwcompare.report.facts import fastest, measured, odd_ones, ratio_of
 from pytest_fwcompare.report.numbers import figure, seconds
 
 HEADINGS = ("test", "framework", "verdict", "gap", "noise", "forward", "backward", "ratio")
@@ -127,5 +127,6 @@ def _times(timing: Timing | None, best: float) -> tuple[str, str, str]:
         return "", "", ""
     mark = ("?" if not timing.synchronised else "") + ("~" if timing.shared_machine else "")
     backward = f"{mark}{seconds(timing.backward.median)}" if timing.backward else ""
-    ratio = f"{mark}{total(timing) / best:.2f}" if best > 0 else ""
+    times = ratio_of(timing, best)
+    ratio = "" if times is None else f"{mark}{times:.2f}"
     return f"{mark}{seconds(timing.forward.median)}", backward, ratio

@@ -124,6 +124,8 @@ def test_html_agrees(project: Path, expected: dict[str, dict[str, Any]]) -> None
         if timing(made):
             assert float(row[7]["exact"]) == timing(made)["forward"]["median"]
             assert float(row[8]["exact"]) == timing(made)["backward"]["median"]
+            if timing(made)["ratio"]:
+                assert float(row[9]["exact"]) == timing(made)["ratio"]["median"]
         tried = made["controls"]["tried"]
         caught = sum(control["noticed"] for control in tried)
         assert row[6]["text"] == (f"{caught} of {len(tried)}" if tried else "")
@@ -157,6 +159,9 @@ def test_junit_agrees(project: Path, expected: dict[str, dict[str, Any]]) -> Non
         if timing(made):
             forward = found[f"fwcompare.{made['port']}.forward_s"]
             assert float(str(forward)) == timing(made)["forward"]["median"]
+            ratio = (timing(made)["ratio"] or {}).get("median")
+            found_ratio = found.get(f"fwcompare.{made['port']}.ratio")
+            assert (found_ratio and float(found_ratio)) == ratio
 
 
 def test_tensorboard_agrees(project: Path, expected: dict[str, dict[str, Any]]) -> None:

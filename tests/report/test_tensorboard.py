@@ -74,6 +74,9 @@ def test_times_and_memory(runs: dict[str, Run]) -> None:
     assert port.scalar("time/backward_ms") == near(5.0)
     assert port.scalar("time/first_call_ms") == near(250.0)
     assert reference.scalar("memory/peak_MiB") == near(1.0)
+    assert port.scalar("time/ratio") == near(2.45)
+    assert port.scalar("time/device_ms") == near(1.5)
+    assert "time/host_ms" not in port.tags["scalars"]
     assert "memory/peak_MiB" not in port.tags["scalars"]
 
 

@@ -193,8 +193,8 @@ def _row(found: Case, best: dict[tuple[str, int], float]) -> tuple[Cell, ...]:
     empty = tables.measured(None)
     speed: tuple[Cell, ...] = (empty, empty, empty)
     if timing is not None:
-        row = tables.timing_row(timing, best[found.result.group, found.result.index])
-        speed = (row[1], row[3], row[6])
+        shown = tables.speed(timing, best[found.result.group, found.result.index])
+        speed = tuple(cell._replace(note="") for cell in shown)
     controls = made.controls
     return (
         Cell(found.title),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from pytest_fwcompare.records import Comparison, Timing
-from pytest_fwcompare.report.facts import total
+from pytest_fwcompare.records import Comparison, Quartiles, Timing
+from pytest_fwcompare.report.facts import ratio_of
 from pytest_fwcompare.report.numbers import figure, number, seconds, size, times
 
 
@@ -141,49 +142,94 @@ def examples(comparison: Comparison) -> Table:
 
 
 def timings(comparison: Comparison, best: float) -> Table:
-    """Medians with quartiles, ratio to the fastest of the test, memory."""
-    rows = tuple(timing_row(timing, best) for timing in comparison.timings)
+    """Medians with quartiles, ratio to the fastest of the test, memory.
+
+    Args:
+        comparison: whose timings.
+        best: seconds of the fastest framework of the test.
+    """
+    split = any(t.host_s is not None or t.device_s is not None for t in comparison.timings)
     headings = (
         "Framework",
         "Forward",
-        "quartiles",
         "Backward",
-        "quartiles",
-        "Rounds",
         "Ratio",
         "First call",
+        *(("Host", "Device") if split else ()),
         "Peak memory",
+        "Rounds",
         "Threads",
         "Mode",
         "Notes",
     )
+    rows = tuple(_timing(timing, best, split) for timing in comparison.timings)
+    if not any(row[-1].text for row in rows):
+        headings, rows = headings[:-1], tuple(row[:-1] for row in rows)
     return Table("Timings", headings, rows, open=True)
 
 
-def timing_row(timing: Timing, best: float) -> tuple[Cell, ...]:
-    """One framework."""
+def _timing(timing: Timing, best: float, split: bool) -> tuple[Cell, ...]:
     notes = []
     if timing.shared_machine:
         notes.append("other workers used the machine")
     if not timing.synchronised:
         notes.append("calls returned before their work was done: the times mislead")
-    forward, backward = timing.forward, timing.backward
-    ratio = total(timing) / best if best > 0 else None
-    peak = timing.peak_bytes
     return (
         Cell(timing.framework),
-        measured(forward.median, seconds(forward.median)),
-        Cell(f"{seconds(forward.low)} to {seconds(forward.high)}"),
-        measured(backward.median, seconds(backward.median)) if backward else measured(None),
-        Cell(f"{seconds(backward.low)} to {seconds(backward.high)}" if backward else ""),
-        counted(forward.rounds),
-        measured(ratio, None if ratio is None else f"{ratio:.2f}"),
-        measured(timing.first_call_s, seconds(timing.first_call_s)),
-        measured(None) if peak is None else Cell(size(peak), str(peak), "number"),
+        *speed(timing, best),
+        duration(timing.first_call_s),
+        *((duration(timing.host_s), duration(timing.device_s)) if split else ()),
+        memory(timing),
+        counted(timing.forward.rounds),
         counted(timing.threads),
         Cell(f"{timing.mode}, {timing.device}"),
         Cell("; ".join(notes)),
     )
+
+
+def speed(timing: Timing, best: float) -> tuple[Cell, Cell, Cell]:
+    """Forward and backward with their quartiles, and the ratio with its interval."""
+    ratio, interval = ratio_of(timing, best), ""
+    if timing.ratio is not None and timing.ratio.high > timing.ratio.low:
+        interval = f"{timing.ratio.low:.2f} to {timing.ratio.high:.2f} (95 %)"
+    text = None if ratio is None else f"{ratio:.2f}"
+    return (
+        _spread(timing.forward),
+        _spread(timing.backward),
+        measured(ratio, text)._replace(note=interval),
+    )
+
+
+def _spread(found: Quartiles | None) -> Cell:
+    if found is None:
+        return measured(None)
+    cell = measured(found.median, seconds(found.median))
+    return cell._replace(note=f"{seconds(found.low)} to {seconds(found.high)}")
+
+
+def duration(value: float | None) -> Cell:
+    """Seconds, where they were measured."""
+    return measured(value, None if value is None else seconds(value))
+
+
+MEMORY = {
+    "device": "of the device",
+    "process": "in a process of its own",
+    "rise": "at least",
+}
+
+
+def memory(timing: Timing) -> Cell:
+    """Peak memory and what it was measured in."""
+    if timing.peak_bytes is None:
+        return measured(None)
+    note = MEMORY.get(timing.peak_of, "")
+    return Cell(size(timing.peak_bytes), str(timing.peak_bytes), "number", note)
+
+
+def _known(value: float, text: str) -> Cell:
+    """A figure where there is one: a verdict that got graver did so by no number."""
+    return measured(value, text) if math.isfinite(value) else measured(None)
 
 
 def drift(comparison: Comparison) -> Table:
@@ -193,9 +239,8 @@ def drift(comparison: Comparison) -> Table:
         (
             name(change.figure),
             Cell(change.text),
-            measured(change.before),
-            measured(change.after),
-            measured(change.times, times(change.times)),
+            *(_known(value, figure(value)) for value in (change.before, change.after)),
+            _known(change.times, times(change.times)),
         )
         for change in (found.changes if found is not None else ())
     )
