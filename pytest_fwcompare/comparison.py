@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import random
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,10 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pytest_fwcompare.attempts import attempted
-from pytest_fwcompare.backends.registry import imported_backends
 from pytest_fwcompare.conclusion import conclude, time_sides
 from pytest_fwcompare.errors import FwcompareError, ModelError, OutOfMemory
 from pytest_fwcompare.gate.digest import digest_of
@@ -29,6 +25,7 @@ from pytest_fwcompare.outputs import StructureError
 from pytest_fwcompare.pair import Pair
 from pytest_fwcompare.points import arguments
 from pytest_fwcompare.progress import tell
+from pytest_fwcompare.randomness import seeded
 from pytest_fwcompare.records import (
     Comparison,
     Examples,
@@ -120,7 +117,7 @@ def compare(
         axes = {"dtype": asked.dtype, "device": asked.device, "mode": asked.mode}
         with ExitStack() as stack:
             tell("opening the reference")
-            with seeded(asked):
+            with seeded(asked.seed if asked.deterministic else None):
                 ours = (
                     reference.opened()
                     if isinstance(reference, GoldenReference)
@@ -128,7 +125,7 @@ def compare(
                 )
             stack.callback(ours.side.close)
             tell("opening the port")
-            with seeded(asked):
+            with seeded(asked.seed if asked.deterministic else None):
                 theirs = open_side(guarded(port, "port", asked), "port", **axes)
             stack.callback(theirs.side.close)
             return compare_opened(ours, theirs, asked)
@@ -195,29 +192,6 @@ def axes_hint(error: FwcompareError, request: Request) -> str:
         f"\nThe port got {' and '.join(map(repr, unordered))} in the reference's axis order. If "
         f'it wants another, say so: TensorSpec(..., axes="NCHW", port_axes="NHWC")'
     )
-
-
-@contextmanager
-def seeded(request: Request) -> Iterator[None]:
-    """Global random states set to the seed for what a factory draws; put back afterwards.
-
-    Python's and NumPy's, and those of the frameworks that are imported by now. A framework that
-    the factory imports itself begins as its import leaves it.
-    """
-    if not request.deterministic:
-        yield
-        return
-    python, numpy = random.getstate(), np.random.get_state()
-    with ExitStack() as stack:
-        for backend in imported_backends():
-            stack.enter_context(backend.seeded(request.seed))
-        try:
-            random.seed(request.seed)
-            np.random.seed(request.seed % 2**32)
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
 
 
 @contextmanager

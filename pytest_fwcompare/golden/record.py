@@ -26,7 +26,7 @@ from pytest_fwcompare.backends.base import (
     Side,
     Stopwatch,
 )
-from pytest_fwcompare.comparison import FIRST_EXAMPLES, calm_threads, seeded
+from pytest_fwcompare.comparison import FIRST_EXAMPLES, calm_threads
 from pytest_fwcompare.errors import FwcompareError, ModelError
 from pytest_fwcompare.golden import intermediates, keys
 from pytest_fwcompare.golden.intermediates import MOST, size_of
@@ -35,6 +35,7 @@ from pytest_fwcompare.inputs.examples import Example, search
 from pytest_fwcompare.observing import Observer
 from pytest_fwcompare.pair import Pair
 from pytest_fwcompare.points import Point, arguments
+from pytest_fwcompare.randomness import seeded
 from pytest_fwcompare.records import encode
 from pytest_fwcompare.request import Request
 from pytest_fwcompare.sides import Opened, open_side
@@ -222,7 +223,7 @@ def record(reference: Any, folder: Path, case: str, request: Request) -> int:
     recorder = Recorder(Writer(folder))
     with ExitStack() as stack:
         axes = {"dtype": request.dtype, "device": request.device, "mode": request.mode}
-        with seeded(request):
+        with seeded(request.seed):
             real = open_side(reference, "reference", **axes)
         stack.callback(real.side.close)
         opened = replace(real, side=RecordingSide(real.side, recorder))

@@ -25,6 +25,7 @@ from pytest_fwcompare.backends.base import (
 )
 from pytest_fwcompare.errors import UsageError, WorkerDied
 from pytest_fwcompare.networks.graph import Network
+from pytest_fwcompare.randomness import SEED
 from pytest_fwcompare.records import Timing, decode
 from pytest_fwcompare.sides import InFramework
 from pytest_fwcompare.workers import pool
@@ -114,7 +115,8 @@ def make_there(worker: Worker, source: Mapping[str, Any], role: str) -> tuple[st
     """
     about = f"source: {described(source)}"
     worker.request("load", Task(role, "import", about), patient=True, source=source)
-    made = worker.request("make", Task(role, "build", about), patient=True, source=source)
+    task, seed = Task(role, "build", about), SEED.get()
+    made = worker.request("make", task, patient=True, source=source, seed=seed)
     return made["framework"], made["model"]
 
 

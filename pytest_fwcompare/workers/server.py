@@ -22,6 +22,7 @@ from pytest_fwcompare import records
 from pytest_fwcompare.backends.base import Backend, Pass, Side, Stopwatch
 from pytest_fwcompare.backends.registry import backend, owner
 from pytest_fwcompare.errors import FwcompareError, ModelError, UsageError
+from pytest_fwcompare.randomness import seeded
 from pytest_fwcompare.workers import bootstrap, loading, sharing
 from pytest_fwcompare.workers.wire import PROTOCOL, decode, encode
 
@@ -153,9 +154,10 @@ class Server:
         """Import what makes the model, so that a crash of it is told from one of the model."""
         loading.find(source)
 
-    def do_make(self, source: Mapping[str, Any]) -> dict[str, Any]:
+    def do_make(self, source: Mapping[str, Any], seed: int | None = None) -> dict[str, Any]:
         """Make a model from what names it."""
-        model = loading.make(source)
+        with seeded(seed):
+            model = loading.make(source)
         return {"model": self._keep(model), "framework": _require(owner(model).name).name}
 
     def do_build(self, framework: str, network: Any, dtype: str, device: str) -> dict[str, Any]:

@@ -26,6 +26,10 @@ def other_gelu() -> torch.nn.Module:
     )
 
 
+def unseeded() -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh())
+
+
 def segfault() -> None:
     print("the last words before the fault", flush=True)
     ctypes.string_at(0)
