@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -27,15 +26,10 @@ from pytest_fwcompare.fixtures import (  # noqa: F401  fixtures are found by bei
     not_compared,
 )
 
-if TYPE_CHECKING:
-    from pytest_fwcompare.recording import Result
-
 MARKER = (
     "fwcompare(frameworks, devices, dtypes, modes, examples): narrows the axes of the "
     "comparisons made in a test; the test is skipped without --fwcompare"
 )
-
-LOG_WIDTH = 160
 
 MISTAKES = pytest.StashKey[list[str]]()
 
@@ -62,7 +56,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[MISTAKES] = []
     if not settings.enabled:
         return
-    collector = None if hasattr(config, "workerinput") else Collector(config)
+    collector = None
+    if not hasattr(config, "workerinput"):
+        from pytest_fwcompare.report.plugin import Collector
+
+        collector = Collector(config)
     if settings.golden.record is not None or settings.golden.replay is not None:
         from pytest_fwcompare.golden.session import GoldenSession
 
@@ -75,17 +73,7 @@ def pytest_configure(config: pytest.Config) -> None:
         except UsageError as error:
             raise pytest.UsageError(f"fwcompare: --fwcompare-baseline: {error}") from None
     if collector is not None:
-        config.pluginmanager.register(collector, "fwcompare-collector")
-        if os.environ.get("GITHUB_ACTIONS") == "true":
-            from pytest_fwcompare.report.github import GitHub
-            from pytest_fwcompare.report.host import host_of
-
-            host = host_of(config, settings.command)
-            github = GitHub(config, collector.results, os.environ, host)
-            config.pluginmanager.register(github, "fwcompare-github")
-        from pytest_fwcompare.report.live import Live
-
-        config.pluginmanager.register(Live(config), "fwcompare-live")
+        collector.register()
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
@@ -197,50 +185,3 @@ def pytest_runtest_makereport(
     elif report.failed and (missing := not_compared(item, call.excinfo)):
         report.fwcompare = missing  # type: ignore[attr-defined]
     return report
-
-
-class Collector:
-    """Gathers what the reports carry; lives in the process that prints, not in xdist's workers."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        self._config = config
-        self._plain: dict[str, list[dict[str, Any]]] = {}
-        self._told: list[str] = []
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when == "setup":
-            self._plain.pop(report.nodeid, None)  # a rerun replaces what the first run left
-        carried = getattr(report, "fwcompare", None)
-        if carried:
-            self._plain.setdefault(report.nodeid, []).extend(carried)
-
-    def results(self) -> list[Result]:
-        from pytest_fwcompare.recording import Result
-
-        return [Result.from_plain(data) for rows in self._plain.values() for data in rows]
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        settings = self._config.stash[SETTINGS]
-        wanted = settings.report
-        if any(wanted) and not self._config.option.collectonly:
-            from pytest_fwcompare.report.files import write_all
-            from pytest_fwcompare.report.host import host_of
-
-            self._told, failed = write_all(
-                wanted, self.results(), host_of(self._config, settings.command)
-            )
-            if failed and session.exitstatus == pytest.ExitCode.OK:
-                session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        if not self._plain and not self._told:
-            return
-        from pytest_fwcompare.report.terminal import table
-
-        terminalreporter.section("fwcompare")
-        # A log has no width; only a terminal breaks long lines.
-        width = terminalreporter._tw.fullwidth if terminalreporter.isatty else LOG_WIDTH
-        lines = table(self.results(), width) if self._plain else []
-        for line in [*lines, *self._told]:
-            terminalreporter.write_line(line)

@@ -38,12 +38,18 @@ def wanted(config: pytest.Config, environment: Mapping[str, str]) -> bool:
         reporter is not None
         and bool(reporter.isatty)
         and not hasattr(config, "workerinput")
-        and config.option.verbose >= 0
-        and config.option.capture != "no"
-        and not (config.getoption("log_cli_level", None) or config.getini("log_cli"))
+        and config.getoption("verbose", 0) >= 0
+        and config.getoption("capture", "no") != "no"
+        and not _logs_live(config)
         and os.name == "posix"
         and environment.get("TERM", "dumb") != "dumb"
     )
+
+
+def _logs_live(config: pytest.Config) -> bool:
+    if not config.pluginmanager.has_plugin("logging"):
+        return False
+    return bool(config.getoption("log_cli_level", None) or config.getini("log_cli"))
 
 
 class Live:

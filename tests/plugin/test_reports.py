@@ -263,6 +263,17 @@ def test_progress_is_shown_on_a_terminal_and_leaves_no_trace(tmp_path: Path) -> 
     assert "words of the model" not in shown
 
 
+@pytest.mark.parametrize("missing", ["terminal", "logging", "capture", "junitxml"])
+def test_plugins_of_pytest_s_own_may_be_missing(
+    project: pytest.Pytester, missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    project.makepyfile(TESTS)
+    options = ["--fwcompare", "-p", f"no:{missing}", "--fwcompare-report=run.json"]
+    assert project.runpytest(*options).ret == pytest.ExitCode.TESTS_FAILED
+    assert set(saved(project.path / "run.json")) == {"test_right", "test_wrong"}
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no pty")
 @pytest.mark.parametrize("option", ["-q", "-s", "-n1"])
 def test_progress_is_silent(tmp_path: Path, option: str) -> None:

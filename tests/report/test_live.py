@@ -113,13 +113,14 @@ def test_durations(seconds: float, text: str) -> None:
 
 def config(**changed: Any) -> Any:
     """What `wanted` asks of pytest's config, on a terminal unless changed."""
-    known = {"isatty": True, "verbose": 0, "capture": "fd", "level": None, "log_cli": False}
+    known = {"isatty": True, "verbose": 0, "capture": "fd", "log_cli": False, "logging": True}
     known.update(changed)
     reporter = SimpleNamespace(isatty=known["isatty"]) if known["isatty"] is not None else None
     made = SimpleNamespace(
-        pluginmanager=SimpleNamespace(get_plugin=lambda name: reporter),
-        option=SimpleNamespace(verbose=known["verbose"], capture=known["capture"]),
-        getoption=lambda name, default: known["level"],
+        pluginmanager=SimpleNamespace(
+            get_plugin=lambda name: reporter, has_plugin=lambda name: known["logging"]
+        ),
+        getoption=lambda name, default: known.get(name, default),
         getini=lambda name: known["log_cli"],
     )
     if known.get("worker"):
@@ -130,6 +131,7 @@ def config(**changed: Any) -> Any:
 def test_a_terminal_is_wanted() -> None:
     assert wanted(config(), {"TERM": "xterm"})
     assert wanted(config(verbose=1), {"TERM": "xterm"})
+    assert wanted(config(logging=False, log_cli=True), {"TERM": "xterm"})
 
 
 @pytest.mark.parametrize(
@@ -140,7 +142,7 @@ def test_a_terminal_is_wanted() -> None:
         ({"worker": True}, {"TERM": "xterm"}),
         ({"verbose": -1}, {"TERM": "xterm"}),
         ({"capture": "no"}, {"TERM": "xterm"}),
-        ({"level": "INFO"}, {"TERM": "xterm"}),
+        ({"log_cli_level": "INFO"}, {"TERM": "xterm"}),
         ({"log_cli": True}, {"TERM": "xterm"}),
         ({}, {"TERM": "dumb"}),
         ({}, {}),
