@@ -265,6 +265,7 @@ def test_a_part_of_a_layer_stands_for_the_whole_and_own_code_for_nothing() -> No
     path, layer = calls.find_layer(model, "two/attention/query")
     assert path.endswith("two/attention")
     assert layer is model.layers[1].attention
+    assert calls.find_layer(model, "two.attention.query")[1] is layer
     assert calls.find_layer(model, "one/norm")[1] is model.layers[0].norm
     assert calls.find_layer(model, "one") is None
     assert calls.find_layer(model, "elsewhere") is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -94,10 +95,10 @@ def find_layer(model: Any, path: str) -> tuple[str, Any] | None:
     Returns:
         None if there is no such layer, or if it is code of the user's own.
     """
-    wanted = path.split("/")
+    wanted = re.split("[./]", path)
     best: tuple[int, str, Any, tuple[Any, ...]] | None = None
     for found, layer, around in layer_paths(model):
-        names = found.split("/") if found else [str(layer.name)]
+        names = re.split("[./]", found or str(layer.name))
         if names[-1] != wanted[-1]:
             continue
         shared = _ending(names, wanted)
