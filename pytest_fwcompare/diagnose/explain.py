@@ -129,6 +129,8 @@ def forward(sides: Sides, deadline: float = float("inf")) -> list[Diagnosis]:
     done: set[int] = set()
     while len(found) < FAULTS:
         open_places = [place for place in sides.culprits() if place not in done]
+        # A port has other ways to come to its constants: what depends on the inputs is asked first.
+        open_places.sort(key=lambda place: (place not in sides.fed, place))
         if not open_places or (found and monotonic() > deadline):
             break
         place = open_places[0]
@@ -266,6 +268,13 @@ def spots(sides: Sides, replay: Replay, prover: Prover, place: int) -> Iterator[
     chain = [place, *passive, *_following(sides, place)]
     # A port may compute the right value and then something more, so that it is found.
     makers = {s for spot in [place, *passive] for s in sides.graph.inputs[spot]}
+    # A bias that is added on the way hides the product.
+    makers |= {
+        s
+        for maker in makers
+        if sides.graph.records[maker].parameters and replay.kind(maker) == "arithmetic"
+        for s in sides.graph.inputs[maker]
+    }
     chain += [maker for maker in sorted(makers, reverse=True) if maker not in chain]
     # A rearrangement may stay unseen through products and sums that are symmetric in it.
     earlier = sorted(sides.graph.upstream([place]), reverse=True)[:EARLIER]

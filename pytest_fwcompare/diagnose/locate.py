@@ -135,6 +135,12 @@ class Sides:
         """Positions of the port whose values the reference has, too."""
         return self._explained
 
+    @property
+    def fed(self) -> set[int]:
+        """Positions that an input goes into."""
+        records = self.graph.records
+        return self.graph.downstream(p for p, r in enumerate(records) if r.operation == "input")
+
     def matched(self, place: int) -> bool:
         """Whether the value is in the port; an output must be an output there, too."""
         if place in self.output_places:

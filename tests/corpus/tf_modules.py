@@ -122,8 +122,7 @@ class Port(nn.Module):
         y = self.up(self.ln2(x))
         y = F.leaky_relu(y, 0.01 if self.option == "slope" else 0.2)
         x = x + self.down(y)
-        first = x[:, -1] if self.option == "last-token" else x[:, 0]
-        pooled = torch.cat([first, x.mean(1)], -1)
+        pooled = torch.cat([x[:, 0], x.mean(1)], -1)
         return torch.log_softmax(self.fc(pooled), -1)
 
 
@@ -179,7 +178,6 @@ CASES = [
             "heads-unmoved": Fault("semantic", "attention", "head-split"),
             "residual-of-norm": Fault("semantic", "", "residual", between=("attention", "norm2")),
             "slope": Fault("semantic", "", "activation-parameter", between=("grow", "shrink")),
-            "last-token": Fault("semantic", "", "reduction", between=("shrink", "head")),
         },
     )
 ]

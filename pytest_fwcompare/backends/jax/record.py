@@ -141,11 +141,13 @@ class Recorder(Lift):
             return [self._named(equation.params["name"], inputs[0])]
         outputs = self.step(equation, [traced.value for traced in inputs])
         source = joined(inputs)
-        if source.pure and (name in MOVES or not source.parameters):
+        if source.pure and (name in MOVES or not source.parameters) and not counts(name, outputs):
             return [Traced(value, source) for value in outputs]
         if name in UNCHANGED and is_float(outputs[0]) and is_float(inputs[0].value):
             return [Traced(outputs[0], inputs[0].source)]
         operation = function_name(equation) if name.startswith("custom_") else name
+        if source.pure and name == "convert_element_type":
+            operation = "iota"  # whole numbers, made floating
         facts = attributes(equation.params)
         several = sum(map(is_float, outputs)) > 1
         made = []
@@ -222,6 +224,17 @@ class Recorder(Lift):
             self.extras.append(traced.value)
             self._held.append(traced.value)
         return "extra", self._places[id(traced.value)]
+
+
+def counts(name: str, outputs: Sequence[Any]) -> bool:
+    """Whether constants are computed that a port may compute otherwise: positions, angles, rates.
+
+    A single number is no more than an attribute, and what is only moved is recorded where it is
+    used.
+    """
+    if not is_float(outputs[0]) or outputs[0].size < 2:
+        return False
+    return name not in MOVES or name == "convert_element_type"
 
 
 def joined(inputs: Sequence[Traced]) -> Source:

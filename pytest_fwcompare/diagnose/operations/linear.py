@@ -248,16 +248,14 @@ def is_product(name: str) -> bool:
 
 
 def _rows(record: Recorded) -> Iterator[Guess]:
-    """x[indices]: rows along the first axis, or along the one that is named."""
+    """x[indices]: rows along the first axis."""
     if len(record.arguments) != 2:
         return
     x, indices = record.arguments
     if indices.dtype.kind not in "iu" and not np.array_equal(indices, np.round(indices)):
         return
-    named = record.attributes.get("dim", record.attributes.get("axis"))
-    axes = [named] if isinstance(named, int) else []
-    for axis in [*axes, *range(x.ndim)]:
-        yield (x, indices), {"axis": int(axis)}
+    if x.ndim and x.shape[1:] == record.value.shape[indices.ndim :]:
+        yield (x, indices), {"axis": 0}
 
 
 @rule("rows", "getitem", "index_select", "gather", "gatherv2", "take", guesses=_rows)

@@ -22,8 +22,8 @@ MOVES = (
     *("moveaxis", "getitem", "chunk", "split", "tensor_split", "unbind", "narrow", "select"),
     *("slice", "cat", "concat", "concatenate", "stack", "hstack", "vstack", "expand"),
     *("expand_as", "broadcast_to", "repeat", "tile", "repeat_interleave", "flip", "roll"),
-    *("pad", "rot90", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "index_select"),
-    *("gather", "take", "rev", "constant_pad_nd", "adaptive", "get", "h", "adjoint"),
+    *("pad", "rot90", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle"),
+    *("rev", "constant_pad_nd", "adaptive", "get", "h", "adjoint"),
 )
 
 PADS = ("pad", "constant_pad_nd", "padv2", "mirrorpad")

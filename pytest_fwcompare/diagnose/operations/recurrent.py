@@ -90,6 +90,69 @@ def recurrent(arguments: Arguments, options: Mapping[str, Any]) -> Array:
     return np.swapaxes(x, 0, 1) if options["batch_first"] else x
 
 
+def _packed_layers(record: Recorded) -> Iterator[Guess]:
+    """Torch's call on a packed batch: data (steps, features), sizes, states, weights."""
+    name = normalised(record.operation)
+    states = 2 if name == "lstm" else 1
+    data, sizes, *rest = record.arguments
+    initial, weights = rest[:states], rest[states:]
+    if data.ndim != 2 or sizes.ndim != 1 or any(state.ndim != 3 for state in initial):
+        return
+    for bidirectional in (False, True):
+        for each in (2, 4):
+            options = {
+                "cell": name,
+                "batch_first": False,
+                "bidirectional": bidirectional,
+                "biased": each == 4,
+                "sizes": tuple(int(size) for size in sizes),
+            }
+            for output in range(1 + states):
+                yield (data, *initial, *weights), {**options, "output": output}
+
+
+@rule("recurrent", *GATES, guesses=_packed_layers)
+def packed(arguments: Arguments, options: Mapping[str, Any]) -> Array:
+    """A recurrent layer over sequences of several lengths, the longest first.
+
+    Option "sizes": how many sequences have each step.
+    """
+    data, *rest = arguments
+    sizes = np.array(options["sizes"])
+    kept = np.arange(sizes.max()) < sizes[:, None]
+    padded = np.zeros((*kept.shape, data.shape[-1]))
+    padded[kept] = data
+    # Steps that a sequence lacks keep its state, in either direction.
+    made = recurrent((padded, *rest), {**options, "keep": kept.T})
+    return made if options["output"] else np.asarray(made[kept])
+
+
+def _cells(record: Recorded) -> Iterator[Guess]:
+    """One step of a cell: input (batch, features), states, weights."""
+    name = normalised(record.operation).removesuffix("_cell")
+    states = 2 if name == "lstm" else 1
+    x, *rest = record.arguments
+    if x.ndim != 2 or len(rest) - states not in (2, 4):
+        return
+    options = {
+        "cell": name,
+        "batch_first": False,
+        "bidirectional": False,
+        "biased": len(rest) - states == 4,
+    }
+    for output in range(1, 1 + states):
+        yield record.arguments, {**options, "output": output}
+
+
+@rule("recurrent", *(f"{name}_cell" for name in GATES), guesses=_cells)
+def one_step(arguments: Arguments, options: Mapping[str, Any]) -> Array:
+    """The next hidden or cell state (batch, units) of a cell."""
+    states = 2 if options["cell"] == "lstm" else 1
+    x, *rest = arguments
+    initial = [state[None] for state in rest[:states]]
+    return recurrent((x[None], *initial, *rest[states:]), options)[0]
+
+
 def _variants(options: Mapping[str, Any], number: int) -> dict[str, Any]:
     """Options of one direction: its own over those of all."""
     prefix = f"d{number}_"

@@ -11,6 +11,7 @@ from pytest_fwcompare.diagnose.repairs import (
     patterns,
     recurrent,
     sources,
+    waves,
 )
 from pytest_fwcompare.diagnose.repairs.base import REPAIRS, Spot, candidates
 
@@ -25,5 +26,6 @@ __all__ = [
     "order",
     "patterns",
     "sources",
+    "waves",
     "activations",
 ]

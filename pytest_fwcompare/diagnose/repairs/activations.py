@@ -147,6 +147,9 @@ def variants(spot: Spot) -> Iterator[Candidate]:
                 yield from _other(spot, other, cause)
         yield from _other(spot, "clamp", cause, min=0.0, max=6.0)
         yield from _other(spot, "clamp", cause, min=-1.0, max=1.0)
+        if name != "gelu":
+            for formula in ("tanh", "sigmoid"):
+                yield from _other(spot, "gelu", cause, approximate=formula)
 
 
 def _rational_tanh(spot: Spot, x: Array) -> Iterator[Candidate]:
@@ -276,6 +279,8 @@ def moved_activation(spot: Spot) -> Iterator[Candidate]:
 def extra_activation(spot: Spot) -> Iterator[Candidate]:
     """An activation more: after this operation where it is an output, or on an argument of it."""
     value = spot.record.value
+    if spot.place not in spot.sides.fed:
+        return  # constants, that any function may give by chance
     if spot.place in spot.sides.output_places and value.ndim:
         for name, made in _applied(value):
             yield Candidate("activation-place", f"{name} after it", {spot.place: made})

@@ -10,6 +10,7 @@ from pytest_fwcompare.backends.base import Array
 from pytest_fwcompare.diagnose.operations import attempt
 from pytest_fwcompare.diagnose.prove import Candidate, is_fitted
 from pytest_fwcompare.diagnose.repairs.base import Spot, decades, repair, show
+from pytest_fwcompare.diagnose.repairs.order import is_attention
 from pytest_fwcompare.diagnose.repairs.patterns import averages, keeps_off_zero
 from pytest_fwcompare.diagnose.replay import Replay
 
@@ -34,20 +35,18 @@ def near(replay: Replay, place: int, kinds: set[str], onward: bool, reach: int =
 def scale_cause(spot: Spot) -> str | None:
     """What a scale at this place is called; None where it has no name."""
     replay, place = spot.replay, spot.place
-    waves = {"sin", "cos"}
-    feeds_waves = any(
-        spot.graph.records[other].operation in waves
-        for other in spot.graph.downstream([place])
-        if other - place < 8
-    )
-    if feeds_waves:
-        return "position"
+    front = [place]
+    for _ in range(8):
+        front = list({p for at in front for p in spot.graph.consumers[at]})
+        if any(spot.name(p) in ("sin", "cos") for p in front):
+            return "position"
     softmax_at = near(replay, place, {"softmax"}, onward=True)
     if softmax_at is not None:
         product = replay.kind(place) == "matmul" or near(
             replay, place, {"matmul"}, onward=False, reach=3
         )
-        return "attention-scale" if product else "activation-parameter"
+        attends = product and is_attention(spot, softmax_at)
+        return "attention-scale" if attends else "activation-parameter"
     if replay.kind(place) == "embedding" or near(replay, place, {"embedding"}, False, 2):
         return "embedding"
     consumers = spot.graph.consumers[place]

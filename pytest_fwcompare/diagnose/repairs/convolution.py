@@ -51,7 +51,18 @@ def _padding_choices(own: Any, rank: int, reach: int) -> Iterator[tuple[tuple[in
 @repair("convolution")
 def padding(spot: Spot) -> Iterator[Candidate]:
     """Other amounts or sides, another rule to fill."""
-    spot = merged(spot)
+    alone, spot = spot, merged(spot)
+    if spot is not alone:
+        # Where an operation of its own pads, that is where the fault lies.
+        place = spot.replay.source(spot.place)
+        assert place is not None
+        for candidate in _padded_otherwise(spot):
+            yield replace(candidate, places=(place,))
+        return
+    yield from _padded_otherwise(spot)
+
+
+def _padded_otherwise(spot: Spot) -> Iterator[Candidate]:
     options = spot.operation.options
     kernel = spot.operation.arguments[1].shape[2:]
     own, mode = options["padding"], options["mode"]
@@ -233,8 +244,13 @@ def pooling(spot: Spot) -> Iterator[Candidate]:
     yield from spot.change(
         "reduction", f"{other} instead of {options['function']}", function=other
     )
+    x = spot.operation.arguments[0]
+    steps = tuple(slice(None, None, step) for step in options["stride"])
+    plain = spot.operation.outward(x[(..., *steps)])
+    if plain.shape == spot.record.value.shape and any(k > 1 for k in options["kernel"]):
+        text = f"every cell at stride {options['stride']}, nothing pooled"
+        yield Candidate("reduction", text, {spot.place: plain}, weak=True)
     if options["function"] == "max" and any(map(any, own)):
-        x = spot.operation.arguments[0]
         bordered = np.pad(x, [(0, 0)] * (x.ndim - rank) + [tuple(pair) for pair in own])
         text = "the border filled with zeros instead of minus infinity"
         yield from spot.arguments("padding-value", text, bordered, padding=((0, 0),) * rank)

@@ -100,12 +100,28 @@ NEARBY = 12
 def order_cause(spot: Spot) -> str:
     """What a wrong order is called there."""
     linked = _nearby(spot.graph, spot.place)
-    names = {spot.name(place) for place in linked}
-    if {"sin", "cos"} & names:
+    if _near_waves(spot):
         return "position"
     if any(is_attention(spot, place) for place in linked):
         return "head-split"
     return "flatten-order"
+
+
+def _near_waves(spot: Spot) -> bool:
+    """Whether the value goes into sines, or is turned by them just after or just before."""
+    front, graph = [spot.place], spot.graph
+    for step in range(8):
+        front = list({p for place in front for p in graph.consumers[place]})
+        if any(spot.name(p) in ("sin", "cos") for p in front):
+            return True
+        if step < 3 and any(_by_waves(spot, p) for p in front):
+            return True
+    front = [spot.place]
+    for _ in range(3):
+        front = list({p for place in front for p in graph.inputs[place]})
+        if any(_by_waves(spot, p) for p in front):
+            return True
+    return False
 
 
 def _nearby(graph: Graph, place: int) -> set[int]:
@@ -184,13 +200,30 @@ def joining(spot: Spot) -> Iterator[Candidate]:
     arguments = spot.operation.arguments
     if options["move"] not in ("concatenate", "stack") or not 2 <= len(arguments) <= 5:
         return
-    cause = "position" if order_cause(spot) == "position" else "channel-order"
+    turned_by_waves = order_cause(spot) == "position"
+    cause = "position" if turned_by_waves or _in_time(spot) else "channel-order"
     for order in itertools.permutations(range(len(arguments))):
         if order != tuple(range(len(arguments))):
             value = attempt(spot.operation, [arguments[k] for k in order])
             if value is not None and value.shape == spot.record.value.shape:
                 text = f"parts joined in the order {order}"
                 yield Candidate(cause, text, {spot.place: value}, places=(spot.place,))
+
+
+def _in_time(spot: Spot) -> bool:
+    """Whether parts are joined along an axis of steps: what follows works on the last axis."""
+    options, rank = spot.operation.options, spot.record.value.ndim
+    if options["move"] != "concatenate" or rank != 3 or options["axis"] != 1:
+        return False
+    front = [spot.place]
+    for _ in range(4):
+        front = [p for place in front for p in spot.graph.consumers[place]]
+        kinds = {spot.replay.kind(place) for place in front}
+        if {"convolution", "transposed convolution", "pool"} & kinds:
+            return False
+        if {"linear", "matmul", "attention"} & kinds:
+            return True
+    return False
 
 
 def siblings(spot: Spot) -> list[int]:
@@ -226,13 +259,15 @@ def turned(spot: Spot, parts: list[int]) -> bool:
 
 
 def _by_waves(spot: Spot, place: int) -> bool:
-    """Whether an operation multiplies by a sine or cosine."""
-    graph = spot.graph
-    return any(
-        graph.records[other].operation in ("sin", "cos", "Sin", "Cos")
-        for source in graph.inputs[place]
-        for other in [source, *graph.inputs[source]]
-    )
+    """Whether an operation multiplies by a sine or cosine, of any shape."""
+    if spot.name(place) not in ("mul", "multiply", "rmul"):
+        return False
+    front = list(spot.graph.inputs[place])
+    for _ in range(3):
+        if any(spot.name(p) in ("sin", "cos") for p in front):
+            return True
+        front = [p for source in front for p in spot.graph.inputs[source]]
+    return False
 
 
 @repair("movement")

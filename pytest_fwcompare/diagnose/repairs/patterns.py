@@ -241,6 +241,17 @@ def masked_mean(spot: Spot) -> Iterator[Candidate]:
         yield Candidate("mask", text, {spot.place: value}, places=(spot.place,))
 
 
+@repair("reduction")
+def logarithm_of_mean(spot: Spot) -> Iterator[Candidate]:
+    """The logarithm of a mean of exponentials instead of their sum."""
+    options, x = spot.operation.options, spot.operation.arguments[0]
+    if options["function"] == "logsumexp":
+        count = float(np.prod([x.shape[axis] for axis in options["axes"]]))
+        value = spot.record.value - np.log(count)
+        text = "the mean instead of the sum under the logarithm"
+        yield Candidate("reduction", text, {spot.place: value}, places=(spot.place,))
+
+
 @repair("norm")
 def norm_and_sum(spot: Spot) -> Iterator[Candidate]:
     """A norm of the sum instead of the sum with the norm, or the other way round."""

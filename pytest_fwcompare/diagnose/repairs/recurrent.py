@@ -47,11 +47,16 @@ def together(spot: Spot, **options: Any) -> dict[int, Any]:
 def _each_direction(spot: Spot, text: str, **options: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     """A change in all directions, and in one of them."""
     yield text, options
-    numbers = spot.operation.arguments[1].shape[0]
+    state = spot.operation.arguments[1]
+    numbers = state.shape[0] if state.ndim == 3 else 1
     if numbers > 1:
         for number in range(numbers):
             which = _direction_name(spot, number)
             yield (f"{text} in {which}", {f"d{number}_{k}": v for k, v in options.items()})
+    if numbers > 2 and spot.operation.options["bidirectional"]:
+        for first in range(0, numbers, 2):
+            both = {f"d{n}_{k}": v for n in (first, first + 1) for k, v in options.items()}
+            yield f"{text} in layer {first // 2}", both
 
 
 def _direction_name(spot: Spot, number: int) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from pytest_fwcompare.backends.base import Array
+from pytest_fwcompare.diagnose.graph import ancestors
 from pytest_fwcompare.diagnose.operations import attempt
 from pytest_fwcompare.diagnose.prove import Candidate, is_fitted
 from pytest_fwcompare.diagnose.repairs.attention import factors
@@ -65,6 +66,32 @@ def residual(spot: Spot) -> Iterator[Candidate]:
             for factor, value in spot.prover.solve(family, [-2.0, -1.0, 1e-6, 0.999, 1.001, 8.0]):
                 text = f"one summand scaled by {factor:.10g} (reference 1)"
                 yield Candidate("residual", text, {spot.place: value}, fitted=is_fitted(factor))
+
+
+@repair("linear", "convolution", late=True)
+def other_source(spot: Spot) -> Iterator[Candidate]:
+    """The input taken from elsewhere in the code around the module: a skip of another tensor."""
+    source = spot.replay.source(spot.place, 0)
+    if source is None or spot.operation.layouts or not spot.record.path:
+        return
+    own, holder = spot.operation.arguments[0], ancestors(spot.record.path)[0]
+    for place in reversed(range(max(spot.place - REACH, 0), spot.place)):
+        record = spot.graph.records[place]
+        inside = record.path == holder or record.path.startswith(holder + ".") or not holder
+        if not inside or record.value.shape != own.shape or not spot.sides.telling(place):
+            continue
+        if not spot.sides.right[place] or _equal(record.value, own):
+            continue
+        words = f"{record.operation} of {record.path or 'the root'}"
+        made = attempt(spot.operation, spot.replaced(0, record.value))
+        if made is not None:
+            between = (spot.graph.records[source].path, spot.record.path)
+            yield Candidate(
+                "residual",
+                f"the result of {words} as its input",
+                {spot.place: made},
+                culprit=(holder, between),
+            )
 
 
 def _equal(left: Array, right: Array) -> bool:
