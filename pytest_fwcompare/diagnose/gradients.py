@@ -171,7 +171,7 @@ def explain_group(sides: Sides, group: Group) -> Diagnosis:
             after = distance(family(factor), group.obtained, scale)
             if after > TOLERANCE:
                 continue
-            culprit, between = blame(graph, group.root, edge)
+            culprit, between = blame(graph, group.root, edge, INSIDE in text)
             how = "stopped" if factor == 0 else f"multiplied by {factor:.8g}"
             words = graph.records[edge].operation
             return Diagnosis(
@@ -191,7 +191,11 @@ def explain_group(sides: Sides, group: Group) -> Diagnosis:
         tried.append(f"the gradient from {text} stopped or scaled")
     record = graph.records[group.root]
     edges = [e for e in outgoing(graph, group) if e in graph.live]
-    culprit, between = blame(graph, group.root, edges[0]) if edges else (record.path, None)
+    culprit, between = (record.path, None)
+    if edges:
+        # A loop within one operation may stop a gradient that no connection outside it stops.
+        looped = len(edges) == 1 and replay.kind(edges[0]) == "recurrent"
+        culprit, between = blame(graph, group.root, edges[0], looped)
     return Diagnosis(
         culprit=culprit,
         between=between,
@@ -225,6 +229,9 @@ def outgoing(graph: Graph, group: Group) -> list[int]:
 
 
 Family = tuple[int, str, "Scaled"]
+
+INSIDE = "its statistics held constant"
+"""Words for what happens within an operation, not on the way to it."""
 
 
 @dataclass(frozen=True)
@@ -283,7 +290,7 @@ def _other_adjoints(
                 up = operation.compute((x + step,), **fixed)
                 down = operation.compute((x - step,), **fixed)
                 held = gradient * (up - down) / (2 * step)
-                text = f"{_name(graph, edge)}, its statistics held constant,"
+                text = f"{_name(graph, edge)}, {INSIDE},"
                 yield edge, text, Scaled(rest, held)
 
 
@@ -318,8 +325,17 @@ def _factors(family: Scaled, target: Array) -> list[float]:
     return found
 
 
-def blame(graph: Graph, source: int, edge: int) -> tuple[str, tuple[str, str] | None]:
-    """Module of the connection from an operation to one that uses it, and its neighbours."""
+def blame(
+    graph: Graph, source: int, edge: int, inside: bool = False
+) -> tuple[str, tuple[str, str] | None]:
+    """Module of the connection from an operation to one that uses it, and its neighbours.
+
+    Args:
+        graph: of the reference.
+        source: position of what is used.
+        edge: position of what uses it.
+        inside: the fault is in how the user differentiates, not in how it is connected.
+    """
     before, after = graph.records[source].path, graph.records[edge].path
     # A module that hands its input on (an identity) and whose parent uses the value.
     for module in graph.modules:
@@ -333,12 +349,17 @@ def blame(graph: Graph, source: int, edge: int) -> tuple[str, tuple[str, str] | 
         return after, graph.between([edge])
     if before not in graph.containers and not graph.inputs[source]:
         return after, None
+    if inside:
+        return after, None
     holder = common_ancestor([before, after])
     # A container without code of its own cannot change what it passes on.
     holder = next(
         (path for path in [holder, *ancestors(holder)] if path in graph.running and path != after),
-        holder,
+        None,
     )
+    if holder is None:
+        # Layers in a row, and nothing between them that could be wrong.
+        return before, None
     return holder, (before, after)
 
 

@@ -112,7 +112,7 @@ class Graph:
     @cached_property
     def running(self) -> frozenset[str]:
         """Paths of modules that run operations themselves."""
-        return frozenset(record.path for record in self.records)
+        return frozenset(r.path for r in self.records if r.operation != "input")
 
     @cached_property
     def live(self) -> frozenset[int]:

@@ -42,12 +42,12 @@ def scale_cause(spot: Spot) -> str | None:
             return "position"
     softmax_at = near(replay, place, {"softmax"}, onward=True)
     if softmax_at is not None:
-        product = replay.kind(place) == "matmul" or near(
-            replay, place, {"matmul"}, onward=False, reach=3
-        )
+        before = near(replay, place, {"matmul"}, onward=False, reach=3)
+        product = replay.kind(place) == "matmul" or before is not None
         attends = product and is_attention(spot, softmax_at)
         return "attention-scale" if attends else "activation-parameter"
-    if replay.kind(place) == "embedding" or near(replay, place, {"embedding"}, False, 2):
+    looked_up = near(replay, place, {"embedding"}, False, 2)
+    if replay.kind(place) == "embedding" or looked_up is not None:
         return "embedding"
     consumers = spot.graph.consumers[place]
     if any(replay.kind(other) == "activation" for other in consumers):

@@ -99,7 +99,7 @@ NEARBY = 12
 
 def order_cause(spot: Spot) -> str:
     """What a wrong order is called there."""
-    linked = _nearby(spot.graph, spot.place)
+    linked = nearby(spot.graph, spot.place)
     if _near_waves(spot):
         return "position"
     if any(is_attention(spot, place) for place in linked):
@@ -124,7 +124,7 @@ def _near_waves(spot: Spot) -> bool:
     return False
 
 
-def _nearby(graph: Graph, place: int) -> set[int]:
+def nearby(graph: Graph, place: int) -> set[int]:
     """Operations of the same module within reach, before and after."""
     path, found = graph.records[place].path, set()
     for links in (graph.inputs, graph.consumers):

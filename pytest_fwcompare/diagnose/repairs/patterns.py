@@ -10,7 +10,7 @@ from pytest_fwcompare.backends.base import Array
 from pytest_fwcompare.diagnose.operations import Operation, attempt
 from pytest_fwcompare.diagnose.prove import Candidate
 from pytest_fwcompare.diagnose.repairs.base import Spot, repair
-from pytest_fwcompare.diagnose.repairs.order import alike, order_cause
+from pytest_fwcompare.diagnose.repairs.order import alike, is_attention, nearby
 
 SMALL = 0.1
 """Below this a number that is added may be an epsilon."""
@@ -139,8 +139,8 @@ def selected(spot: Spot) -> Iterator[Candidate]:
 def repeated(spot: Spot) -> Iterator[Candidate]:
     """Heads repeated one by one, or all of them one after the other: grouped queries."""
     places = [place for place in alike(spot) if _other_repeat(spot, place) is not None]
-    cause = order_cause(spot)
-    cause = "channel-order" if cause == "flatten-order" else cause
+    attends = any(is_attention(spot, place) for place in nearby(spot.graph, spot.place))
+    cause = "head-split" if attends else "channel-order"
     for some in dict.fromkeys((tuple(places), (spot.place,))):
         values = {place: v for place in some if (v := _other_repeat(spot, place)) is not None}
         if spot.place in values:

@@ -105,14 +105,16 @@ def waves(spot: Spot) -> Iterator[Candidate]:
     inputs = [p for p, r in enumerate(spot.graph.records) if r.operation == "input"]
     if spot.place in spot.graph.downstream(inputs) or waves_of(_flat(spot.record.value)) is None:
         return
-    tables = _tables(spot)
-    places = (spot.place,)
-    for text, changed in _changes(spot, tables):
-        values = {
-            place: table.reshape(spot.graph.records[place].value.shape)
-            for place, table in changed.items()
-        }
-        yield Candidate("position", text, values, places=places)
+    every = _tables(spot)
+    # One module may be wrong where others are right.
+    own = {p: t for p, t in every.items() if spot.graph.records[p].path == spot.record.path}
+    for tables in (own, every) if len(own) < len(every) else (own,):
+        for text, changed in _changes(spot, tables):
+            values = {
+                place: table.reshape(spot.graph.records[place].value.shape)
+                for place, table in changed.items()
+            }
+            yield Candidate("position", text, values, places=(spot.place,))
 
 
 def _changes(spot: Spot, tables: dict[int, Waves]) -> Iterator[tuple[str, dict[int, Array]]]:
