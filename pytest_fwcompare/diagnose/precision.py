@@ -17,7 +17,7 @@ from pytest_fwcompare.diagnose import Diagnosis
 from pytest_fwcompare.diagnose.align import Index
 from pytest_fwcompare.diagnose.graph import ancestors, common_ancestor
 from pytest_fwcompare.diagnose.locate import Sides
-from pytest_fwcompare.diagnose.operations import Operation, attempt
+from pytest_fwcompare.diagnose.operations import Operation, attempt, normalised
 from pytest_fwcompare.diagnose.replay import Replay
 
 BETTER = 8.0
@@ -56,6 +56,11 @@ PRODUCTS = ("linear", "matmul", "addmm", "convolution", "transposed convolution"
 """Kinds of operations that TF32 applies to."""
 
 
+DIFFERENCES = ("sub", "subtract", "rsub")
+
+CANCELLED = 1e3
+"""Factor by which operands must exceed their difference for digits to be lost in it."""
+
 FEW = 8
 """Output values below which a rounding that brings the reference closer may do so by luck."""
 
@@ -71,6 +76,8 @@ def explain_precision(
         verdict: "precision" or "nonfinite".
     """
     found = unstable(sides)
+    if not found and verdict == "precision":
+        found = cancelling(sides)
     if found or verdict != "precision":
         return found
     rounded = narrowed(sides, working) if working else None
@@ -178,6 +185,52 @@ def unstable(sides: Sides) -> list[Diagnosis]:
     return [diagnosis for severity, diagnosis in found if severity > 10.0]
 
 
+def cancelling(sides: Sides) -> list[Diagnosis]:
+    """Differences of large values of the port's own that leave next to nothing, the worst first.
+
+    Such as the variance of values that were shifted far from zero. A difference that the
+    reference takes as well is no fault of the port.
+    """
+    port, graph = sides.port, sides.graph
+    place_of = {
+        found.index: place
+        for place, matches in enumerate(sides.alignment.matches)
+        for found in matches
+    }
+    made: list[tuple[float, Diagnosis]] = []
+    for number, record in enumerate(port.records):
+        if normalised(record.operation) not in DIFFERENCES or len(record.arguments) != 2:
+            continue
+        if any(source in sides.explained for source in port.inputs[number]):
+            continue
+        left = float(np.abs(record.value).max(initial=0.0))
+        given = min(float(np.abs(a).max(initial=0.0)) for a in record.arguments)
+        if not port.inputs[number] or not left or given / left < CANCELLED:
+            continue
+        onward = sorted(port.downstream([number]))
+        known = next((place_of[other] for other in onward if other in place_of), None)
+        if known is None:
+            continue
+        place = graph.records[known]
+        glue = place.path in graph.containers
+        text = (
+            f"the port subtracts values of {given:.3g} that leave {left:.3g}: all but 1 part in "
+            f"{given / left:.3g} cancels, on the way to {place.operation}"
+        )
+        diagnosis = Diagnosis(
+            culprit=place.path,
+            between=graph.between([known]) if glue else None,
+            operation=place.operation,
+            port_culprit=record.path,
+            port_operation=record.operation,
+            cause="unstable-formula",
+            evidence=(text,),
+        )
+        made.append((given / left, diagnosis))
+    made.sort(key=lambda pair: -pair[0])
+    return [diagnosis for _, diagnosis in made]
+
+
 def narrowed(sides: Sides, working: Mapping[str, Array]) -> Diagnosis | None:
     """A place at which rounding to a narrower dtype gives the port's working output."""
     graph = sides.graph
@@ -213,6 +266,7 @@ def _roundings(replay: Replay, place: int) -> Iterator[tuple[str, bool, Array]]:
         value = attempt(operation, [rounding(a) for a in operation.arguments])
         if value is not None:
             yield name, True, rounding(value)
+            yield name, True, value
     if operation is not None and operation.kind in PRODUCTS:
         # TF32 rounds the factors alone; the sum is kept in float32.
         value = attempt(operation, [tensorfloat32(a) for a in operation.arguments])

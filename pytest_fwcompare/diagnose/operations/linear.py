@@ -267,14 +267,17 @@ def rows(arguments: Arguments, options: Mapping[str, Any]) -> Array:
 
 def _added(record: Recorded) -> Iterator[Guess]:
     """index_add(x, indices, values), unsorted_segment_sum(values, indices)."""
-    whole = [a for a in record.arguments if a.dtype.kind in "iu" and a.ndim]
-    floats = [a for a in record.arguments if a.dtype.kind == "f"]
-    if len(whole) != 1 or not floats:
-        return
-    indices = whole[0].reshape(-1) if whole[0].shape[-1:] == (1,) else whole[0]
-    start = floats[0] if len(floats) == 2 else np.zeros(record.value.shape)
-    if start.shape == record.value.shape and indices.ndim == 1:
-        yield (start, indices, floats[-1]), {"sum": True}
+    places = [
+        number
+        for number, a in enumerate(record.arguments)
+        if a.ndim and a.size == len(a) and np.array_equal(a, np.round(a))
+    ]
+    for number in places:
+        indices = record.arguments[number].reshape(-1)
+        others = [a for n, a in enumerate(record.arguments) if n != number]
+        start = others[0] if len(others) == 2 else np.zeros(record.value.shape)
+        if start.shape == record.value.shape and others:
+            yield (start, indices, others[-1]), {"sum": True}
 
 
 @rule(
