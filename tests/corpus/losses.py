@@ -32,7 +32,7 @@ class Losses(nn.Module):
         target = F.softmax(wanted / 2.0, -1)
         soft = 0.9 * target + 0.1 / CLASSES
         cross = -(soft * logs).sum(-1)
-        divergence = (target * (target.log() - logs)).sum(-1)
+        divergence = (target * ((target + 1e-6).log() - logs)).sum(-1)
         alike = F.cosine_similarity(scores, wanted, dim=-1)
         margin = (0.3 - alike).clamp(min=0.0)
         return binary, huber, cross, divergence, margin
@@ -66,7 +66,7 @@ class Function:
         smooth = 0.2 if option == "smoothing" else 0.1
         soft = (1 - smooth) * target + smooth / CLASSES
         cross = -(soft * logs).sum(-1)
-        divergence = target * (jnp.log(target) - logs)
+        divergence = target * (jnp.log(target + 1e-6) - logs)
         divergence = divergence.mean(-1) if option == "divergence-mean" else divergence.sum(-1)
         dot = (scores * wanted).sum(-1)
         lengths = jnp.sqrt((scores**2).sum(-1)) * jnp.sqrt((wanted**2).sum(-1))

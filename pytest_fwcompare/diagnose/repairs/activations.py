@@ -25,6 +25,9 @@ NONLINEAR = (
 )
 """Activations that one may be taken for another."""
 
+FUNCTIONS = ("square", "exp", "abs")
+"""Those among them that are no activations, so that one of them more is no activation more."""
+
 PARAMETERS: dict[str, dict[str, list[float]]] = {
     "leaky_relu": {"negative_slope": [-2.0, -0.5, -0.1, -1e-6, 1e-6, *decades(-5, 1, 1)]},
     "elu": {"alpha": decades(-4, 2, 1)},
@@ -302,6 +305,8 @@ def extra_activation(spot: Spot) -> Iterator[Candidate]:
 def _applied(x: Array) -> Iterator[tuple[str, Array]]:
     """Activations of a tensor, softmax along each axis included."""
     for name in NONLINEAR:
+        if name in FUNCTIONS:
+            continue
         with np.errstate(all="ignore"):
             yield name, np.asarray(ACTIVATIONS[name](x))
     for axis in range(x.ndim - 1, -1, -1):
