@@ -106,9 +106,9 @@ def _suspects(sides: Sides, found: Sequence[Diagnosis], deadline: float) -> list
     plain: list[Diagnosis] = []
     for place in sides.near_misses()[:SUSPECTS]:
         diagnosis, success = explain_place(sides, place, deadline)
-        if success is not None:
+        if success is not None and not success.proof.alone:
             return [diagnosis]
-        plain.append(diagnosis)
+        plain.append(replace(diagnosis, cause=None, evidence=()))
         if monotonic() > deadline:
             break
     return [d for d in plain[:1] if found and d.local_gap > 10 * found[0].local_gap]
@@ -126,10 +126,11 @@ def _finer(sides: Sides, deadline: float) -> list[Diagnosis]:
 def forward(sides: Sides, deadline: float = float("inf")) -> list[Diagnosis]:
     """Differences of the forward passes, in data-flow order, each repaired before the next."""
     found: list[Diagnosis] = []
+    alone: list[bool] = []
     done: set[int] = set()
     while len(found) < FAULTS:
         open_places = [place for place in sides.culprits() if place not in done]
-        # A port has other ways to come to its constants: what depends on the inputs is asked first.
+        # A port has other ways to come to its constants: what inputs go into is asked first.
         open_places.sort(key=lambda place: (place not in sides.fed, place))
         if not open_places or (found and monotonic() > deadline):
             break
@@ -137,10 +138,24 @@ def forward(sides: Sides, deadline: float = float("inf")) -> list[Diagnosis]:
         done.add(place)
         diagnosis, success = explain_place(sides, place, deadline)
         found.append(diagnosis)
+        alone.append(success is not None and success.proof.alone)
         if success is not None:
             values = dict(Replay(sides.graph).run(success.candidate.values))
             sides = sides.repaired(values, success.candidate.values)
-    return found
+    return _followed(found, alone)
+
+
+def _followed(found: Sequence[Diagnosis], alone: Sequence[bool]) -> list[Diagnosis]:
+    """The diagnoses, without the causes that nothing behind them confirms."""
+    made: list[Diagnosis] = []
+    confirmed = False
+    for diagnosis, single in zip(reversed(found), reversed(alone), strict=True):
+        if single and not confirmed:
+            tried = (*diagnosis.tried, *diagnosis.evidence)
+            diagnosis = replace(diagnosis, cause=None, evidence=(), tried=tried)
+        confirmed = diagnosis.cause is not None
+        made.append(diagnosis)
+    return made[::-1]
 
 
 @dataclass(frozen=True)
@@ -154,17 +169,17 @@ class Success:
     @property
     def lonely(self) -> bool:
         """Whether nothing but the changed value itself was found."""
-        return self.proof.hits < 2 and not self.proof.to_output
+        return (self.proof.hits < 2 and not self.proof.to_output) or self.proof.alone
 
     @property
-    def rank(self) -> tuple[bool, bool, int, float]:
+    def rank(self) -> tuple[bool, bool, bool, int, float]:
         """Repairs that explain more are preferred, then those that explain it more exactly.
 
         A number that had to be solved for is a weaker reason than a change without one.
         """
         proof = self.proof
         plain = not self.candidate.fitted
-        return proof.to_output, plain, proof.hits, -max(proof.after, EXACT)
+        return proof.to_output, not proof.alone, plain, proof.hits, -max(proof.after, EXACT)
 
 
 def explain_place(

@@ -353,14 +353,12 @@ def blame(
         return after, None
     holder = common_ancestor([before, after])
     # A container without code of its own cannot change what it passes on.
-    holder = next(
-        (path for path in [holder, *ancestors(holder)] if path in graph.running and path != after),
-        None,
-    )
-    if holder is None:
+    around = [holder, *ancestors(holder)]
+    running = next((path for path in around if path in graph.running and path != after), None)
+    if running is None:
         # Layers in a row, and nothing between them that could be wrong.
         return before, None
-    return holder, (before, after)
+    return running, (before, after)
 
 
 def explain_parameters(

@@ -11,7 +11,9 @@ import numpy as np
 from pytest_fwcompare.backends.base import Array, Recorded
 from pytest_fwcompare.diagnose.align import TOLERANCE, Alignment, Index, Match, match
 from pytest_fwcompare.diagnose.canonical import canonical
+from pytest_fwcompare.diagnose.canonical.numbers import INDEXED
 from pytest_fwcompare.diagnose.graph import Graph
+from pytest_fwcompare.diagnose.operations import normalised
 
 FINE = (1e-8, 1e-10)
 """Tolerances for faults too small for the usual one, tried where nothing else differs."""
@@ -137,9 +139,14 @@ class Sides:
 
     @property
     def fed(self) -> set[int]:
-        """Positions that an input goes into."""
-        records = self.graph.records
-        return self.graph.downstream(p for p, r in enumerate(records) if r.operation == "input")
+        """Positions that an input goes into; whole numbers go in where a table is looked up."""
+        records = enumerate(self.graph.records)
+        return self.graph.downstream(
+            place
+            for place, r in records
+            if r.operation == "input"
+            or (not self.graph.inputs[place] and normalised(r.operation) in INDEXED)
+        )
 
     def matched(self, place: int) -> bool:
         """Whether the value is in the port; an output must be an output there, too."""
@@ -173,6 +180,8 @@ class Sides:
             record = self.graph.records[place]
             silent = not self.telling(place) or not record.arguments or _bookkeeping(record)
             silent = silent or self._is_parameter(place)
+            # What is handed out counts whatever it says: zeros instead of something, too.
+            silent = silent and (place not in self.output_places or self.matched(place))
             self.right[place] = self.sure[place] or (inputs and silent) or place in self.unknown
 
     def _is_parameter(self, place: int) -> bool:

@@ -266,7 +266,8 @@ def _roundings(replay: Replay, place: int) -> Iterator[tuple[str, bool, Array]]:
         value = attempt(operation, [rounding(a) for a in operation.arguments])
         if value is not None:
             yield name, True, rounding(value)
-            yield name, True, value
+            if operation.kind not in PRODUCTS:
+                yield name, True, value
     if operation is not None and operation.kind in PRODUCTS:
         # TF32 rounds the factors alone; the sum is kept in float32.
         value = attempt(operation, [tensorfloat32(a) for a in operation.arguments])

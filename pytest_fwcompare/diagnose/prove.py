@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 UNSEEN = 12
 """Operations computed on without finding anything before a repair is given up."""
 
-FALLS = 20.0
+FALLS = 100.0
 """A repair must bring the reference closer to the port by this factor at least."""
 
 SEEN = 5
@@ -26,6 +26,9 @@ SEEN = 5
 
 ONWARD = 8
 """Operations computed on after the first find, to see that the port goes on with the value."""
+
+ALONE = 3
+"""Operations computed on from a single find, none of which is found, that speak against it."""
 
 ARRANGED = frozenset(
     (
@@ -86,6 +89,8 @@ class Proof:
         hits: number of positions whose changed values the port has.
         to_output: whether a changed output was computed and is the port's output.
         values: all changed values that were computed.
+        alone: nothing that follows from the change is in the port, so that it proves a cause
+            only if another fault behind it explains why.
     """
 
     place: int
@@ -95,6 +100,7 @@ class Proof:
     hits: int
     to_output: bool
     values: Mapping[int, Array] = field(repr=False)
+    alone: bool = False
 
 
 class Prover:
@@ -123,7 +129,7 @@ class Prover:
         hits: list[int] = []
         first: tuple[int, float, int] | None = None
         unseen = onward = 0
-        to_output, strong, missed = False, False, False
+        to_output, strong, missed, beside = False, False, False, False
         for place, value in self.replay.run(candidate.values):
             values[place] = value
             if not self._differs(place, value) or sides.has(place):
@@ -137,6 +143,8 @@ class Prover:
                 beyond = place not in candidate.values and not moved
                 strong = strong or (fresh and (beyond or not candidate.weak))
                 to_output = to_output or place in sides.output_places
+            # An output that the change makes, and that the port does not hand out.
+            beside = beside or (found is None and place in sides.output_places)
             if first is None:
                 unseen += not moved
             else:
@@ -148,13 +156,15 @@ class Prover:
             return None
         if candidate.cause in ARRANGED and missed and len(hits) == 1 and not to_output:
             return None
+        # The port has the value on its way to another one, and nothing that follows from it.
+        alone = len(hits) == 1 and not to_output and (onward >= ALONE or beside)
         place, distance, index = first
         nearest = sides.nearest(place)
         before = nearest.distance if nearest is not None else float("inf")
         if distance > before / FALLS:
             # Near the tolerance a change may come closer by luck.
             return None
-        return Proof(place, before, distance, index, len(hits), to_output, values)
+        return Proof(place, before, distance, index, len(hits), to_output, values, alone)
 
     def _differs(self, place: int, value: Array) -> bool:
         """Whether a changed value is another one than the reference's."""
@@ -274,7 +284,7 @@ class Prover:
                     continue
                 value = family(number)
                 shown = [] if value is None else self._shown(value, observe)
-                if len(shown) > slot and Index([target]).find(shown[slot], 1e-6):
+                if len(shown) > slot and Index([target]).find(shown[slot], self.sides.tolerance):
                     return number
         return None
 
@@ -309,6 +319,8 @@ def bracketed_root(
     """
     if at_low == 0.0:
         return low
+    if at_high == 0.0:
+        return high
     side = 0
     for count in range(80):
         wide = low > 0 and high / low > 4

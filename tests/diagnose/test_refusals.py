@@ -176,7 +176,7 @@ SPACE = {
 
 
 def refused(found) -> None:
-    """The middle is blamed, or what reads it where the port adds something, and no word claimed."""
+    """The middle is blamed, or what reads it where the port adds something; no word is claimed."""
     assert found.culprit is not None
     assert found.culprit.split(".")[0] in ("middle", "head", ""), found
     assert found.cause is None, (found.cause, found.evidence)

@@ -84,6 +84,10 @@ def _turns(first: Array) -> Iterator[Guess]:
         for shift in range(1, min(first.shape[axis], 9)):
             yield (first,), {"move": "roll", "axis": axis, "shift": shift}
             yield (first,), {"move": "roll", "axis": axis, "shift": -shift}
+    for axes in itertools.combinations(range(first.ndim), 2):
+        for shift in range(1, min(*(first.shape[axis] for axis in axes), 9)):
+            yield (first,), {"move": "roll", "axis": axes, "shift": (shift, shift)}
+            yield (first,), {"move": "roll", "axis": axes, "shift": (-shift, -shift)}
 
 
 def _tiles(first: Array, value: Array) -> Iterator[Guess]:

@@ -150,7 +150,7 @@ def one_step(arguments: Arguments, options: Mapping[str, Any]) -> Array:
     states = 2 if options["cell"] == "lstm" else 1
     x, *rest = arguments
     initial = [state[None] for state in rest[:states]]
-    return recurrent((x[None], *initial, *rest[states:]), options)[0]
+    return np.asarray(recurrent((x[None], *initial, *rest[states:]), options)[0])
 
 
 def _variants(options: Mapping[str, Any], number: int) -> dict[str, Any]:

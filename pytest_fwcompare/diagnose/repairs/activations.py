@@ -136,6 +136,10 @@ def variants(spot: Spot) -> Iterator[Candidate]:
             if other != own:
                 text = f"gelu by {words[other]} (reference {words[own]})"
                 yield from spot.change(cause, text, approximate=other)
+    if name in ("celu", "elu"):
+        alpha = {"alpha": options.get("alpha", 1.0)}
+        if alpha["alpha"] != 1.0:
+            yield from _other(spot, "elu" if name == "celu" else "celu", cause, **alpha)
     if name == "tanh":
         yield from _rational_tanh(spot, x)
     if name in ("sigmoid", "hard_sigmoid", "silu", "hard_silu"):

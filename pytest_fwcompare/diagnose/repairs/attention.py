@@ -42,9 +42,7 @@ def scale_cause(spot: Spot) -> str | None:
             return "position"
     softmax_at = near(replay, place, {"softmax"}, onward=True)
     if softmax_at is not None:
-        before = near(replay, place, {"matmul"}, onward=False, reach=3)
-        product = replay.kind(place) == "matmul" or before is not None
-        attends = product and is_attention(spot, softmax_at)
+        attends = is_attention(spot, softmax_at)
         return "attention-scale" if attends else "activation-parameter"
     looked_up = near(replay, place, {"embedding"}, False, 2)
     if replay.kind(place) == "embedding" or looked_up is not None:

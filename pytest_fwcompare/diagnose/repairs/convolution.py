@@ -246,7 +246,8 @@ def pooling(spot: Spot) -> Iterator[Candidate]:
     )
     x = spot.operation.arguments[0]
     steps = tuple(slice(None, None, step) for step in options["stride"])
-    plain = spot.operation.outward(x[(..., *steps)])
+    whole = (slice(None),) * (x.ndim - rank)
+    plain = spot.operation.outward(x[(*whole, *steps)])
     if plain.shape == spot.record.value.shape and any(k > 1 for k in options["kernel"]):
         text = f"every cell at stride {options['stride']}, nothing pooled"
         yield Candidate("reduction", text, {spot.place: plain}, weak=True)

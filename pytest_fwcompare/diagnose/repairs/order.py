@@ -102,6 +102,8 @@ def order_cause(spot: Spot) -> str:
     linked = nearby(spot.graph, spot.place)
     if _near_waves(spot):
         return "position"
+    if spot.place not in spot.sides.fed and any(is_attention(spot, place) for place in linked):
+        return "position"  # a table that is added to the scores
     if any(is_attention(spot, place) for place in linked):
         return "head-split"
     return "flatten-order"
@@ -119,7 +121,7 @@ def _near_waves(spot: Spot) -> bool:
     front = [spot.place]
     for _ in range(3):
         front = list({p for place in front for p in graph.inputs[place]})
-        if any(_by_waves(spot, p) for p in front):
+        if any(_by_waves(spot, p) or spot.name(p) in ("sin", "cos") for p in front):
             return True
     return False
 
@@ -161,7 +163,11 @@ def flattening(spot: Spot) -> Iterator[Candidate]:
     cause = order_cause(spot)
     places = alike(spot)
     shape = spot.record.value.shape
+    parted = _is_parted(spot)
     for kind, text, value in reshapes(spot.operation.arguments[0], shape):
+        if parted and kind == "split":
+            yield Candidate("fused-order", text, {spot.place: value}, places=(spot.place,))
+            continue
         yield Candidate(cause, text, {spot.place: value}, places=(spot.place,))
         if len(places) > 1:
             values = {}
@@ -174,6 +180,18 @@ def flattening(spot: Spot) -> Iterator[Candidate]:
                 if same is not None:
                     values[place] = same
             yield Candidate(cause, f"{text} in {len(values)} places", values, places=(spot.place,))
+
+
+def _is_parted(spot: Spot) -> bool:
+    """Whether the value is cut into the parts of a fused projection just after."""
+    front = [spot.place]
+    for _ in range(2):
+        front = [p for place in front for p in spot.graph.consumers[place]]
+        cut = [p for p in front if spot.replay.kind(p) == "movement"]
+        moves = [spot.replay.operation(p) for p in cut]
+        if sum(m is not None and m.options["move"] == "index" for m in moves) > 1:
+            return True
+    return False
 
 
 @repair("movement")
@@ -191,6 +209,18 @@ def transposition(spot: Spot) -> Iterator[Candidate]:
     value = x.reshape(spot.record.value.shape)
     text = "reshaped instead of transposed"
     yield Candidate(order_cause(spot), text, {spot.place: value}, places=(spot.place,))
+
+
+@repair("movement")
+def rolled(spot: Spot) -> Iterator[Candidate]:
+    """A roll left out, or the other way."""
+    options, x = spot.operation.options, spot.operation.arguments[0]
+    if options["move"] != "roll":
+        return
+    back = tuple(-shift for shift in np.atleast_1d(options["shift"]))
+    other = np.roll(x, back, tuple(np.atleast_1d(options["axis"])))
+    yield Candidate("position", "not rolled", {spot.place: x}, places=(spot.place,))
+    yield Candidate("position", "rolled the other way", {spot.place: other}, places=(spot.place,))
 
 
 @repair("movement")

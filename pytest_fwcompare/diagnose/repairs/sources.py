@@ -17,7 +17,7 @@ REACH = 60
 """Operations back in execution order that a residual may be taken from."""
 
 
-PLAIN = ("activation", "arithmetic", "softmax", "mask", "where", "reduction")
+PLAIN = ("activation", "arithmetic", "softmax", "mask", "where", "reduction", "movement")
 """Kinds of operations whose leaving out has names of its own."""
 
 
@@ -34,6 +34,14 @@ def residual(spot: Spot) -> Iterator[Candidate]:
     seen = list(operation.arguments)
     for number in (0, 1):
         own, source = operation.arguments[number], (first, second)[number]
+        if source not in spot.sides.fed:
+            # A table made of parameters: one of positions, added to scores or to embeddings.
+            made = attempt(operation, spot.replaced(number, np.zeros_like(own)))
+            if made is not None and own.ndim > 1:
+                text = "the table not added"
+                yield Candidate("position", text, {spot.place: made}, True, (spot.place,))
+            seen.append(own)
+            continue
         if not spot.sides.right[source]:
             # What is added is wrong itself: taking something else instead proves nothing.
             continue
@@ -51,6 +59,8 @@ def residual(spot: Spot) -> Iterator[Candidate]:
             made = attempt(operation, spot.replaced(number, value))
             if made is not None:
                 yield Candidate("residual", text, {spot.place: made}, places=(spot.place,))
+    if first not in spot.sides.fed or second not in spot.sides.fed:
+        return
     for number in (0, 1):
         zero = np.zeros_like(operation.arguments[number])
         yield from spot.arguments(

@@ -32,7 +32,7 @@ class Waves:
     def table(self, count: int) -> Array:
         """The table of that many rows."""
         angles = (self.start + np.arange(count))[:, None] * self.rates
-        return np.where(self.sines, np.sin(angles), np.cos(angles))
+        return np.asarray(np.where(self.sines, np.sin(angles), np.cos(angles)))
 
 
 def waves_of(table: Array) -> Waves | None:
@@ -80,10 +80,7 @@ def _flat(value: Array) -> Array:
 
 def _tables(spot: Spot) -> dict[int, Waves]:
     """All tables of waves that no input goes into, by position."""
-    graph = spot.graph
-    inputs = [p for p, r in enumerate(graph.records) if r.operation == "input"]
-    fed = graph.downstream(inputs)
-    found = {}
+    graph, fed, found = spot.graph, spot.sides.fed, {}
     for place, record in enumerate(graph.records):
         if place not in fed and record.value.size > 5:
             waves = waves_of(_flat(record.value))
@@ -102,8 +99,7 @@ def _exponents(waves: Waves) -> Array | None:
 @repair("")
 def waves(spot: Spot) -> Iterator[Candidate]:
     """Another base, another first position, sines for cosines, columns paired otherwise."""
-    inputs = [p for p, r in enumerate(spot.graph.records) if r.operation == "input"]
-    if spot.place in spot.graph.downstream(inputs) or waves_of(_flat(spot.record.value)) is None:
+    if spot.place in spot.sides.fed or waves_of(_flat(spot.record.value)) is None:
         return
     every = _tables(spot)
     # One module may be wrong where others are right.
@@ -138,18 +134,23 @@ def _changes(spot: Spot, tables: dict[int, Waves]) -> Iterator[tuple[str, dict[i
     for shift in (1, -1, 2):
         text = f"positions from {shift}"
         yield text, {p: replace(t, start=float(shift)).table(counts[p]) for p, t in tables.items()}
-    yield "angles negated", {
-        p: replace(t, rates=-t.rates).table(counts[p]) for p, t in tables.items()
-    }
-    yield "sines and cosines exchanged", {
-        p: replace(t, sines=~t.sines).table(counts[p]) for p, t in tables.items()
-    }
+    yield (
+        "angles negated",
+        {p: replace(t, rates=-t.rates).table(counts[p]) for p, t in tables.items()},
+    )
+    yield (
+        "sines and cosines exchanged",
+        {p: replace(t, sines=~t.sines).table(counts[p]) for p, t in tables.items()},
+    )
     for text, order in _orders(tables[spot.place]):
-        yield text, {
-            p: Waves(t.rates[order], t.sines[order]).table(counts[p])
-            for p, t in tables.items()
-            if len(t.rates) == len(order)
-        }
+        yield (
+            text,
+            {
+                p: Waves(t.rates[order], t.sines[order]).table(counts[p])
+                for p, t in tables.items()
+                if len(t.rates) == len(order)
+            },
+        )
 
 
 def _spaced(

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from tape import Tape  # noqa: E402
+from tape import Tape
 
-from pytest_fwcompare.diagnose.canonical import canonical  # noqa: E402
-from pytest_fwcompare.diagnose.operations import Folded, understand  # noqa: E402
-from pytest_fwcompare.diagnose.operations.elementwise import erf, sigmoid  # noqa: E402
+from pytest_fwcompare.diagnose.canonical import canonical
+from pytest_fwcompare.diagnose.operations import Folded, understand
+from pytest_fwcompare.diagnose.operations.elementwise import erf, sigmoid
 
 RNG = np.random.default_rng(2)
 X = RNG.normal(size=(3, 5, 8))
@@ -22,9 +22,7 @@ PARAMETERS = {"gain": GAIN, "shift": SHIFT}
 
 
 def folded(tape: Tape, parameters=None) -> list[Folded]:
-    return [
-        r for r in canonical(tape.records, parameters or PARAMETERS) if isinstance(r, Folded)
-    ]
+    return [r for r in canonical(tape.records, parameters or PARAMETERS) if isinstance(r, Folded)]
 
 
 def kinds(tape: Tape) -> list[str]:
