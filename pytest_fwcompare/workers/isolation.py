@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +115,9 @@ def _saved(model: Any) -> dict[str, Any]:
     pool.current().folders.append(folder)
     path = folder / "model.keras"
     try:
-        model.save(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Keras' own
+            model.save(path)
     except Exception as error:
         raise UsageError(
             f"the Keras model {getattr(model, 'name', model)!r} cannot be saved to reach one "

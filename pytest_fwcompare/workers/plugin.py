@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,10 @@ def settings_of(given: WorkerSettings, sharers: int = 1) -> pool.Settings:
     return pool.Settings(given.isolate, timeout, specs, sharers)
 
 
+ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
+"""TensorFlow 2.21 with oneDNN corrupts memory, so nothing is judged with it unless asked for."""
+
+
 class WorkerHooks:
     """One pool for the session; a framework's items stay together under `--dist loadgroup`.
 
@@ -50,6 +55,9 @@ class WorkerHooks:
         self._framework_of = framework_of
         self._isolates = given.isolate == "framework"
         self._before = pool.configure(settings_of(given, sharers))
+        # TensorFlow reads it at its import, which may be a test module's; the user's own stays.
+        self._sets_onednn = ONEDNN not in os.environ
+        os.environ.setdefault(ONEDNN, "0")
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(
@@ -64,5 +72,7 @@ class WorkerHooks:
                 item.add_marker(pytest.mark.xdist_group(f"fwcompare-{framework}"))
 
     def pytest_unconfigure(self) -> None:
-        """End all workers."""
+        """End all workers; the environment is as it was."""
+        if self._sets_onednn:
+            os.environ.pop(ONEDNN, None)
         pool.put_back(self._before)

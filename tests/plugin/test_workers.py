@@ -91,7 +91,7 @@ def flat(found: pytest.RunResult) -> str:
 
 
 @needs_linux
-@pytest.mark.parametrize("isolate", ["framework", "crash"])
+@pytest.mark.parametrize("isolate", ["framework", pytest.param("crash", marks=pytest.mark.slow)])
 def test_a_death_is_a_result_and_the_run_goes_on(torch_project, isolate):
     found = run(torch_project, f"--fwcompare-isolate={isolate}", "-rA")
     found.assert_outcomes(passed=2, failed=2)
@@ -143,6 +143,7 @@ def test_a_worker_of_another_name_is_an_axis_like_any_framework(torch_project):
     found.stdout.fnmatch_lines(["*test_network*torch@other-cpu-float32-eager*PASSED*"])
 
 
+@pytest.mark.slow
 def test_the_ini_file_names_workers_too(torch_project):
     torch_project.makeini(
         f"[pytest]\npythonpath = .\nfwcompare_worker =\n  torch@ini={sys.executable}\n"
@@ -263,8 +264,17 @@ def wait_until(condition, seconds: float) -> bool:
 
 
 @needs_linux
-@pytest.mark.parametrize("loop", LOOPS)
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["SIGKILL", "Ctrl-C"])
+@pytest.mark.parametrize(
+    ("loop", "number"),
+    [
+        pytest.param("holding the lock", signal.SIGKILL, id="killed, lock held"),
+        pytest.param("in Python", signal.SIGINT, id="Ctrl-C"),
+        pytest.param("in Python", signal.SIGKILL, id="killed", marks=pytest.mark.slow),
+        pytest.param(
+            "holding the lock", signal.SIGINT, id="Ctrl-C, lock held", marks=pytest.mark.slow
+        ),
+    ],
+)
 def test_no_worker_outlives_the_run(pytester, loop, number):
     pytester.makepyfile(models=HANGING.replace("LOOP", LOOPS[loop]), test_it=HANGS)
     pytester.makeini("[pytest]\npythonpath = .\n")
@@ -309,7 +319,7 @@ def test_network(fwcompare_network, size, record_property, request):
 """
 
 
-@pytest.mark.parametrize("dist", ["load", "loadgroup"])
+@pytest.mark.parametrize("dist", [pytest.param("load", marks=pytest.mark.slow), "loadgroup"])
 def test_workers_are_used_again_under_xdist(pytester, dist):
     pytest.importorskip("xdist")
     pytester.makepyfile(MANY)

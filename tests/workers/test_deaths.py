@@ -50,8 +50,18 @@ DEATHS = {
 }
 
 
-@pytest.mark.parametrize("stage", ["forward", "backward"])
-@pytest.mark.parametrize("death", DEATHS)
+QUICK = [("segfault", "backward"), ("exit", "forward"), ("loop", "backward"), ("pipes", "forward")]
+"""One of a kind; the others take a new worker each, too."""
+
+
+@pytest.mark.parametrize(
+    ("death", "stage"),
+    [
+        pytest.param(death, stage, marks=() if (death, stage) in QUICK else pytest.mark.slow)
+        for death in DEATHS
+        for stage in ("forward", "backward")
+    ],
+)
 def test_a_death_is_one_clear_error(death, stage):
     comparison = compared(getattr(models, f"{death}_in_{stage}"))
     assert comparison.verdict == "error"
@@ -62,6 +72,7 @@ def test_a_death_is_one_clear_error(death, stage):
     assert (comparison.reference, comparison.port) == ("torch", "torch@w")
 
 
+@pytest.mark.slow
 def test_the_next_comparison_has_a_new_worker():
     before = pool.current().started["torch@w"]
     assert compared(models.exit_in_forward).verdict == "error"
@@ -70,7 +81,7 @@ def test_the_next_comparison_has_a_new_worker():
     assert pool.current().started["torch@w"] - before <= 2
 
 
-@pytest.mark.parametrize("stage", ["forward", "backward"])
+@pytest.mark.parametrize("stage", ["forward", pytest.param("backward", marks=pytest.mark.slow)])
 def test_ten_gigabytes_under_a_limit_are_an_error_of_the_model_and_end_nobody(stage):
     comparison = compared(getattr(models, f"memory_in_{stage}"))
     assert comparison.verdict == "error"

@@ -71,7 +71,9 @@ def test_a_model_is_the_same_on_torch_and_jax(factory):
     assert comparison.controls.caught == len(comparison.controls.tried) > 0
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(
+    "name", ["keras@numpy", *(pytest.param(n, marks=pytest.mark.slow) for n in DIFFERENTIATED)]
+)
 def test_a_wrong_epsilon_is_found_and_named(name):
     comparison = fwc.compare(
         remote(keras_models.functional, "keras@jax" if name == "keras@torch" else "keras@torch"),

@@ -14,6 +14,9 @@ from pytest_fwcompare.workers import isolation, pool
 from pytest_fwcompare.workers.remote import RemoteBackend
 from pytest_fwcompare.workers.specs import Spec
 
+THREADS = {"TF_NUM_INTRAOP_THREADS": "4", "TF_NUM_INTEROP_THREADS": "2"}
+"""With one thread oneDNN chooses another kernel, which does no harm."""
+
 PRELOAD = "libc_malloc_debug.so.0"
 """Checks the heap at every call where it is loaded and MALLOC_CHECK_ is set (glibc 2.34)."""
 
@@ -109,17 +112,18 @@ def test_three_hundred_sizes_under_heap_checks_never_end_this_process():
     verdicts = {"0": [], "1": []}
     try:
         for number in range(300):
-            network = shortcut(2 + number % 20, 1 + number // 20)
+            network = shortcut(7 + number % 20, 1 + number // 20)
             for onednn, found in verdicts.items():
-                if onednn == "1" and number % 3:
+                if onednn == "1" and number % 10 != 7:
                     continue  # a new worker after each death takes its time
-                comparison = pass_once(network, {isolation.ONEDNN: onednn})
+                comparison = pass_once(network, {isolation.ONEDNN: onednn, **THREADS})
                 found.append(comparison)
     finally:
         pool.put_back(before)
     assert verdicts["0"] == ["equivalent"] * 300
-    assert len(verdicts["1"]) == 100
+    assert len(verdicts["1"]) == 30
     assert set(verdicts["1"]) <= {"equivalent", "error"}
+    print("deaths with oneDNN:", verdicts["1"].count("error"))
 
 
 def pass_once(network: fn.Network, environment: dict[str, str]) -> str:
