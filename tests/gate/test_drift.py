@@ -48,6 +48,17 @@ def test_rounding_is_no_drift(comparison: Make) -> None:
     assert not drift(before, after).drifted
 
 
+def test_another_order_of_sums_is_no_drift(comparison: Make) -> None:
+    """Even where the port was the reference, bit for bit, when the baseline was recorded."""
+    same = row(ulp=0.0, port_noise=3e-7, reference_noise=3e-7)
+    before = comparison(tensors=same, noise=1e-12)
+    close = row(ulp=9.0, port_noise=5e-7, reference_noise=3e-7)
+    assert not drift(before, comparison(tensors=close, noise=5e-7)).drifted
+    far = row(ulp=11.0, port_noise=7e-7, reference_noise=3e-7)
+    found = drift(before, comparison(tensors=far, noise=7e-7))
+    assert figures(found) == ["noise of the port", "ulp of output y"]
+
+
 def test_a_network_that_amplifies_rounding_has_more_of_it(comparison: Make) -> None:
     calm, wild = row(), row(jitter=1e-3)
     assert drift(comparison(tensors=calm), comparison(gap=2e-12, tensors=calm)).drifted
