@@ -55,10 +55,10 @@ def finite_maximum(value: Array) -> float:
 
 def _finite_maximum(value: Array) -> float:
     """`finite_maximum` of an array that is not empty."""
-    magnitude = np.abs(value.astype(np.float64, copy=False))
-    largest = float(magnitude.max())
+    largest = max(float(value.max()), -float(value.min()))
     if math.isfinite(largest):
         return largest
+    magnitude = np.abs(value.astype(np.float64, copy=False))
     finite = magnitude[np.isfinite(magnitude)]
     return float(finite.max()) if finite.size else 0.0
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from collections.abc import Mapping as MappingLike
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -107,14 +109,33 @@ class Mapping:
             By reference name, entries (port names, gradient); the gradient is None where nothing
             in the port depends on any of those parameters.
         """
-        pulling = PullBack(self, port_gradients, reference_shapes)
-        made = dict(
-            entries
-            for name, gradient in port_gradients.items()
-            for entries in pulling.take(name, gradient)
-        )
+        made: dict[str, Entries] = {}
+        rest: dict[str, Array | None] = {}
+        for name, gradient in port_gradients.items():
+            if (source := self._alike.get(name)) is not None:
+                made[source] = [((name,), gradient)]
+            else:
+                rest[name] = gradient
+        pulling = PullBack(self, rest, reference_shapes)
+        for name, gradient in rest.items():
+            made.update(pulling.take(name, gradient))
         made.update(pulling.rest())
-        return {name: made[name] for name in pulling.order if name in made}
+        return {name: made[name] for name in self._sources if name in made}
+
+    @cached_property
+    def _sources(self) -> tuple[str, ...]:
+        """The reference's parameters that are taken, in order."""
+        return tuple(dict.fromkeys(name for link in self.links for name in link.sources))
+
+    @cached_property
+    def _alike(self) -> MappingLike[str, str]:
+        """By port name, the reference's parameter that it is, where no other is made of that."""
+        uses = Counter(name for link in self.links for name in link.sources)
+        return {
+            link.port: link.sources[0]
+            for link in self.links
+            if isinstance(link.transform, Identity) and uses[link.sources[0]] == 1
+        }
 
     def rows(self) -> tuple[WeightRow, ...]:
         """The record of the mapping: every pair, then what is left on either side."""
@@ -176,9 +197,6 @@ class PullBack:
         mapping: of the parameters.
         ports: names of the port's parameters whose gradients will come.
         shapes: of the reference's parameters by name.
-
-    Attributes:
-        order: the reference's parameters that gradients are made for, in the mapping's order.
     """
 
     def __init__(
@@ -194,7 +212,6 @@ class PullBack:
             for name in link.sources:
                 self._waiting[name] = self._waiting.get(name, 0) + 1
         self._pieces: dict[str, list[_Piece]] = {}
-        self.order = tuple(self._waiting)
 
     def take(self, port: str, gradient: Array | None) -> Iterator[tuple[str, Entries]]:
         """Take in one gradient; gives the parameters of the reference that are complete now."""

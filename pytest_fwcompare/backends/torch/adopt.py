@@ -25,7 +25,7 @@ from pytest_fwcompare.backends.exhausted import failed
 from pytest_fwcompare.backends.torch.dropout import SharedDropout
 from pytest_fwcompare.backends.torch.exposed import gradients, one_by_one
 from pytest_fwcompare.backends.torch.flatten import flatten
-from pytest_fwcompare.backends.torch.guard import guarded
+from pytest_fwcompare.backends.torch.guard import Tree, guarded
 from pytest_fwcompare.backends.torch.modes import runner, running
 from pytest_fwcompare.backends.torch.precision import arithmetic, cast
 from pytest_fwcompare.backends.torch.shadow import Float64Mode
@@ -91,6 +91,7 @@ class TorchSide(Side):
         self._names: dict[int, str] = {}
         self._lifted: dict[int, tuple[Any, int, Any]] = {}
         self._slots: dict[Precision, dict[str, Slot]] = {}
+        self._trees: dict[Precision, Tree] = {}
 
     def parameters(self) -> list[Parameter]:
         return [slot.parameter for slot in self.slots("working").values()]
@@ -112,6 +113,7 @@ class TorchSide(Side):
         if precision == "double":
             self._double = None
             self._slots.pop(precision, None)
+            self._trees.pop(precision, None)
             self._names.clear()
             self._lifted.clear()
 
@@ -180,6 +182,7 @@ class TorchSide(Side):
     def close(self) -> None:
         self.release("double")
         self._slots.clear()
+        self._trees.clear()
         self._given = None
         self._originals.clear()
 
@@ -214,6 +217,12 @@ class TorchSide(Side):
             self._double = twin_of(self.model, torch.float64, self.device)
             self._names = {id(module): path for path, module in self._double.named_modules()}
         return self._double
+
+    def tree(self, precision: Precision) -> Tree:
+        """The twin with its modules."""
+        if precision not in self._trees:
+            self._trees[precision] = Tree(self.twin(precision))
+        return self._trees[precision]
 
     def slots(self, precision: Precision) -> dict[str, Slot]:
         """Parameters of the twin with their tensors; looked up anew only if the twin is new."""
@@ -368,14 +377,14 @@ class TorchPass(Pass):
     @contextlib.contextmanager
     def _running(self, stage: str) -> Iterator[dict[int, torch.Tensor]]:
         """Guard the twin, switch the mode on, and turn what it raises into a ModelError."""
-        side, twin = self._side, self._side.twin(self._precision)
+        side = self._side
         working = self._mode is None
         stage = "shadow" if not working and stage == "forward" else stage
         try:
             with (
                 arithmetic(side.format, side.device, side.note_reduced if working else None),
                 guarded(
-                    twin,
+                    side.tree(self._precision),
                     training=self._training,
                     gradients=self._gradients,
                     shadow_of=None if self._mode is None else side.dtype,

@@ -33,9 +33,32 @@ def modules_of(model: torch.nn.Module) -> list[torch.nn.Module]:
     return found
 
 
+class Tree:
+    """A model with its modules, which are looked for anew only if their number has changed.
+
+    Args:
+        model: a twin.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.model = model
+        self.scripted = isinstance(model, torch.jit.ScriptModule)
+        self._modules: list[torch.nn.Module] = []
+        self._links = -1
+
+    def modules(self) -> list[torch.nn.Module]:
+        """All modules, each once."""
+        if self.scripted:
+            return list(self.model.modules())
+        if sum(len(module._modules) for module in self._modules) != self._links:
+            self._modules = modules_of(self.model)
+            self._links = sum(len(module._modules) for module in self._modules)
+        return self._modules
+
+
 @contextlib.contextmanager
 def guarded(
-    model: torch.nn.Module,
+    tree: Tree,
     *,
     training: bool,
     gradients: bool,
@@ -48,7 +71,7 @@ def guarded(
     model that is random shows it.
 
     Args:
-        model: a twin.
+        tree: a twin.
         training: run in training mode.
         gradients: keep what a backward pass needs.
         shadow_of: the working dtype if this is its float64 shadow, else None.
@@ -56,8 +79,7 @@ def guarded(
     Yields:
         The copies of the buffers by id of the original.
     """
-    scripted = isinstance(model, torch.jit.ScriptModule)
-    modules = list(model.modules()) if scripted else modules_of(model)
+    model, scripted, modules = tree.model, tree.scripted, tree.modules()
     device = next((p.device for p in model.parameters()), None)
     cuda = [device.index or 0] if device is not None and device.type == "cuda" else []
     flags = [(module, module.training) for module in modules] if training else []

@@ -221,12 +221,11 @@ def to_numpy(tensor: torch.Tensor, *, copy: bool = True) -> np.ndarray:
         tensor: on any device.
         copy: False where nobody else writes to the tensor, or reads it once it was written to.
     """
-    tensor = tensor.detach()
     if tensor.dtype is torch.bfloat16:
-        tensor = tensor.float()
+        tensor = tensor.detach().float()
     if tensor.layout is not torch.strided:
-        tensor = tensor.to_dense()
-    values: np.ndarray = tensor.numpy(force=True)
+        tensor = tensor.detach().to_dense()
+    values: np.ndarray = tensor.numpy(force=True)  # detached, and on the CPU
     return np.array(values) if copy else values
 
 
