@@ -33,7 +33,7 @@ def conversions(reference: Slot, port: Slot) -> tuple[tuple[Transform, str], ...
         return ()
     fits = _trim(reference.shape) == _trim(port.shape)
     if documented:
-        return (_canonical(reference, port),) if fits else ()
+        return (_canonical(reference, port),) if fits else _patches(reference, port)
     found = [_canonical(reference, port)] if fits else []
     if (
         not reference.certain
@@ -46,6 +46,33 @@ def conversions(reference: Slot, port: Slot) -> tuple[tuple[Transform, str], ...
         if all(option[0] != known for known, _ in found):
             found.append(option)
     return tuple(found[:MOST_LAYOUTS])
+
+
+PATCH = "cells of a patch one after the other"
+"""Reason of a pair of a convolution and a linear layer that takes its patches as rows."""
+
+
+def _patches(reference: Slot, port: Slot) -> tuple[tuple[Transform, str], ...]:
+    """A convolution against a linear layer on rows of cells, channels last or first in a cell."""
+    if {reference.form, port.form} != {"convolution", "linear"}:
+        return ()
+    if reference.shape[0] != port.shape[0]:
+        return ()
+    kernel = reference if reference.form == "convolution" else port
+    rank = len(kernel.shape)
+    found = []
+    for axes in ((0, *range(2, rank), 1), tuple(range(rank))):
+        rows = tuple(kernel.shape[axis] for axis in axes)
+        steps: tuple[Transform, ...]
+        if kernel is reference:
+            steps = (reference.steps, Transpose(axes), Reshape(port.shape))
+        else:
+            back = tuple(axes.index(axis) for axis in range(rank))
+            steps = (reference.steps, Reshape(rows), Transpose(back))
+        made = compose(reference.native, *steps, invert(port.steps, port.native))
+        where = "last" if axes[-1] == 1 else "first"
+        found.append((made, f"{PATCH}, channels {where}"))
+    return tuple(found)
 
 
 def _trim(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -91,6 +118,8 @@ def slot_cost(reference: Slot, port: Slot) -> float:
     if not conversions(reference, port):
         return FORBIDDEN
     cost = 0.0 if reference.certain and port.certain else 0.05
+    if reference.certain and port.certain and _trim(reference.shape) != _trim(port.shape):
+        cost += 0.4  # a patch embedding: rather with its like
     if reference.parameter.trainable != port.parameter.trainable:
         cost += 0.2
     roles = {reference.role, port.role}

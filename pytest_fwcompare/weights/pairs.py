@@ -248,6 +248,14 @@ def fuse(fused: Unit, apart: Sequence[Unit], *, forwards: bool) -> Pairing | Non
         many = [[slot for slot in unit.slots if slot.role == role] for unit in apart]
         if role == "bias" and not one and not any(many):
             continue
+        if role == "kernel" and len(one) == len(many) and all(len(some) == 1 for some in many):
+            # Torch's attention keeps kernels of other widths apart, and their biases fused.
+            whole_ones = [(ours, theirs[0]) for ours, theirs in zip(one, many, strict=True)]
+            made = _one_by_one([p[::-1] for p in whole_ones] if forwards else whole_ones)
+            if made is None:
+                return None
+            drafts += made
+            continue
         if len(one) != 1 or any(len(some) != 1 for some in many):
             return None
         fitting = _fitting(one[0], [some[0] for some in many])
@@ -269,6 +277,12 @@ def fuse(fused: Unit, apart: Sequence[Unit], *, forwards: bool) -> Pairing | Non
             options = tuple(some.drafts[place].options[0] for some in found if some)
             drafts.append(Draft(draft.port, draft.sources, options, question))
     return Pairing(tuple(drafts), 0.0)
+
+
+def _one_by_one(pairs: Sequence[tuple[Slot, Slot]]) -> list[Draft] | None:
+    """Drafts of slots (the reference's, the port's) in order; None if any does not fit."""
+    made = [Draft(port.name, (ours.name,), conversions(ours, port)) for ours, port in pairs]
+    return made if all(draft.options for draft in made) else None
 
 
 def _fitting(fused: Slot, parts: Sequence[Slot]) -> tuple[Slot, list[Slot]] | None:

@@ -161,7 +161,7 @@ def parts_of(
                 for which, one in described.items()
                 if one is not None
             ]
-    if any(parameter.role == "in_proj_weight" for parameter in members):
+    if any(parameter.role in ("in_proj_weight", "q_proj_weight") for parameter in members):
         return [(path, "", [attention_slot(parameter) for parameter in members])]
     separable = [p for p in members if p.role in ("depthwise_kernel", "pointwise_kernel")]
     if len(separable) == 2:
@@ -185,6 +185,8 @@ def attention_slot(parameter: Parameter) -> Slot:
     if parameter.role == "in_proj_bias":
         atoms = tuple(frozenset([f"{part}.bias"]) for part in ("query", "key", "value"))
         return slot(parameter, "bias", "", certain=True, atoms=atoms)
+    if parameter.role in ("q_proj_weight", "k_proj_weight", "v_proj_weight"):
+        return slot(parameter, "kernel", "linear", certain=True)
     return slot(parameter, "other", "", Identity(), certain=True)
 
 
