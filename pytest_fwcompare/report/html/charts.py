@@ -236,6 +236,62 @@ def lollipops(rows: Sequence[Row], names: Sequence[str], panels: Sequence[str]) 
     return {"hconcat": drawn, "spacing": 24}
 
 
+def profile(rows: Sequence[Row], panels: Sequence[str]) -> Spec:
+    """The whole depth at a glance: a panel a direction, a mark a module, culprits named.
+
+    Args:
+        rows: as for `lollipops`, each with `name` too.
+        panels: titles of the panels.
+    """
+    kept = [row for row in rows if drawable(row["value"])]
+    channel, floor = log_axis([row["value"] for row in kept], MOST_TICKS // 2)
+    colours = palette([row["series"] for row in kept], STATUSES)
+    last = max(row["place"] for row in kept) + 1
+    x: Spec = {
+        "field": "number",
+        "type": "quantitative",
+        "title": "module, in the order of the data",
+        "scale": {"domain": [0, last + 1], "nice": False},
+        "axis": {"grid": False, "tickCount": 8},
+    }
+    y: Spec = {"field": "value", "type": "quantitative", "title": None, **channel}
+    drawn = []
+    for panel in panels:
+        values = [
+            {**row, "number": row["place"] + 1, "value": max(row["value"], floor)}
+            for row in kept
+            if row["panel"] == panel
+        ]
+        mark: Spec = {
+            "data": {"values": values},
+            "mark": {"type": "point", "filled": True, "size": 45, "opacity": 0.9},
+            "encoding": {"x": x, "y": y, **colours, "description": {"field": "says"}},
+        }
+        culprits = [row for row in values if row["series"] == "culprit"]
+        names = [_beside(culprits, x, y, align, last) for align in ("left", "right")]
+        drawn.append(
+            {"title": panel, "width": WIDTH + 200, "height": 110, "layer": [mark, *names]}
+        )
+    return {"vconcat": drawn, "spacing": 14}
+
+
+def _beside(culprits: Sequence[Row], x: Spec, y: Spec, align: str, last: int) -> Spec:
+    """Names above their marks, written towards the middle: one layer a side."""
+    left = [row for row in culprits if (row["number"] < last / 2) == (align == "left")]
+    return {
+        "data": {"values": left},
+        "mark": {
+            "type": "text",
+            "align": align,
+            "dy": -13,
+            "fontSize": 12,
+            "color": "var(--text)",
+            "aria": False,
+        },
+        "encoding": {"x": x, "y": y, "text": {"field": "name"}},
+    }
+
+
 def columns_over_examples(rows: Sequence[Row], limit: float) -> Spec:
     """A figure of each example on a logarithmic axis, with the limit it is held against.
 

@@ -17,6 +17,9 @@ T = TypeVar("T")
 MOST_ROWS = 400
 """Rows of a chart; of a network with more, those with the largest figures are drawn."""
 
+TALL = 22
+"""Rows from which on a chart does not fit on a screen."""
+
 MILLISECONDS = 1e3
 MEBIBYTES = 2.0**-20
 
@@ -31,6 +34,7 @@ class Figure(NamedTuple):
         table: its data.
         note: what is not drawn; "" if everything is.
         tall: whether it scrolls in a window of its own.
+        more: a second chart with every row by its name, where `svg` shows the whole at a glance.
     """
 
     title: str
@@ -39,6 +43,7 @@ class Figure(NamedTuple):
     table: Table
     note: str = ""
     tall: bool = False
+    more: str = ""
 
 
 def figures(comparison: Comparison, best: float) -> Iterator[Figure]:
@@ -70,6 +75,7 @@ def depth_figure(comparison: Comparison) -> Figure | None:
     rows: list[dict[str, Any]] = [
         {
             "place": place,
+            "name": names[place],
             "panel": panel,
             "value": value,
             "series": row.status,
@@ -88,15 +94,18 @@ def depth_figure(comparison: Comparison) -> Figure | None:
         if culprits
         else "No module was found at which the difference begins."
     )
-    svg = draw(charts.lollipops(rows, names, panels), says)
-    return Figure(
+    named = draw(charts.lollipops(rows, names, panels), says)
+    made = Figure(
         "Gap along depth, in float64",
         says,
-        svg,
+        named,
         tables.depth(comparison),
         note + undrawn(row["value"] for row in rows),
-        tall=len(names) > 22,
     )
+    glance = any(charts.drawable(row["value"]) for row in rows)
+    if len(names) <= TALL or not glance:
+        return made
+    return made._replace(svg=draw(charts.profile(rows, panels), says), more=named)
 
 
 def tensor_figure(comparison: Comparison) -> Figure | None:
@@ -128,7 +137,7 @@ def tensor_figure(comparison: Comparison) -> Figure | None:
         svg,
         tables.tensors(comparison),
         note + undrawn(row["value"] for row in rows),
-        tall=len(names) > 22,
+        tall=len(names) > TALL,
     )
 
 

@@ -166,11 +166,36 @@ def test_of_a_deep_network_the_largest_gaps_are_drawn_in_their_order() -> None:
     made = depth_figure(samples.semantic(depth=rows))
     assert made is not None
     assert made.note.startswith(f"The {MOST_ROWS} modules with the largest gaps of 405 are drawn")
-    said = titles(made.svg)
-    assert said[0].startswith("layer.5 ")
-    assert len(said) == MOST_ROWS
+    for svg in (made.svg, made.more):
+        said = titles(svg)
+        assert said[0].startswith("layer.5 ")
+        assert len(said) == MOST_ROWS
     assert len(made.table.rows) == 405
-    assert made.tall
+
+
+def test_a_deep_network_is_seen_at_a_glance_with_its_culprits_named() -> None:
+    rows = tuple(
+        DepthRow(
+            f"layer.{place}",
+            "Linear",
+            "matched" if place < 40 else "culprit" if place == 40 else "after",
+            None,
+            0.0 if place < 40 else 1e-3,
+            None if place == 3 else 1e-5,
+        )
+        for place in range(60)
+    )
+    made = depth_figure(samples.semantic(depth=rows))
+    assert made is not None
+    assert len(titles(made.svg)) == len(titles(made.more)) == 119
+    texts = [element.text for element in ElementTree.fromstring(made.svg).iter(f"{SVG}text")]
+    assert texts.count("layer.40") == 2  # forward and backward
+    assert "layer.39" not in texts
+    assert int(ElementTree.fromstring(made.svg).get("height", "0")) < 500
+    places = positions(made.svg)
+    found = [place for text, place in places.items() if "forward gap" in text]
+    assert [x for x, _ in found] == sorted(x for x, _ in found)
+    assert found[40][1] < found[39][1]  # higher up is larger
 
 
 def test_names_are_text_in_a_chart() -> None:
