@@ -37,7 +37,7 @@ test-slow: $(STAMP)
 # Takes the environment as it is: a machine with a GPU often has its frameworks and no network.
 test-cuda:
 	PYTHONPATH=. $$(test -f $(STAMP) && echo $(BIN)/python || echo $(PYTHON)) \
-		-m pytest -m cuda tests $(ARGS)
+		-m pytest -m cuda tests/cuda $(ARGS)
 
 # Ports written by others. --no-deps: tf-keras asks for the full tensorflow, keras-hub for
 # tensorflow-text, neither of which is needed here.

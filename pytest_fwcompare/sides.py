@@ -113,8 +113,8 @@ def _open(given: Any, role: str, *, dtype: str, device: str, mode: str) -> Opene
     except UsageError as error:
         raise UsageError(f"{role}: {_refusal(given) or error}") from None
     backend = present(backend)
-    if role == "reference" and backend.name == "numpy":
-        device, mode = "cpu", "eager"
+    if backend.name == "numpy":
+        device, mode = "cpu", "eager"  # it has no other; the other side's axes stand
     check_backend(backend, dtype, device, mode)
     side = backend.adopt(given, dtype=dtype, device=device, mode=mode, own=own)
     side.role = role

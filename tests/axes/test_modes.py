@@ -198,3 +198,11 @@ def test_a_missing_compiler_skips_even_what_was_asked_for(pytester, monkeypatch)
     )
     result.assert_outcomes(skipped=1)
     result.stdout.fnmatch_lines(["*mode 'compiled': torch.compile needs a C++ compiler*"])
+
+
+def test_a_numpy_port_has_one_mode_and_is_compared_in_any():
+    torch = pytest.importorskip("torch")
+    found = fwc.compare(
+        torch.nn.Tanh(), np.tanh, inputs=INPUTS, mode="graph", checks=("forward",), examples=3
+    )
+    assert (found.verdict, found.mode) == ("equivalent", "graph")

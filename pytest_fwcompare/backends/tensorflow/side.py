@@ -486,9 +486,16 @@ class TensorFlowSide(Side):
             given = {name: tf.constant(value) for name, value in (cotangents or {}).items()}
         watched = [*(t for t in tensors if t.dtype.is_floating)]
 
+        on_gpu = "GPU" in self.device
+
         def forward() -> None:
-            outputs, _ = call(tensors)
-            synchronise(outputs.values())
+            # On a CPU both eager calls and functions return when they are done.
+            if self.mode == "eager":
+                self.call(arguments, tensors, False)
+            else:
+                call(tensors)
+            if on_gpu:
+                tf.test.experimental.sync_devices()
 
         def forward_backward() -> None:
             with tf.GradientTape(watch_accessed_variables=False) as tape:

@@ -1,0 +1,211 @@
+"""Our forward times against other clocks: torch's own, and loops written by hand.
+
+On five described networks the plugin's median of a forward call is held against
+`torch.utils.benchmark.Timer.blocked_autorange`, and, in TensorFlow, Keras and JAX, against a loop
+that calls the same model, waits for its result and reads the clock. Both take turns, in an order
+drawn anew each round, in one process, so that a busy machine disturbs both alike; what counts is
+the median of the rounds' ratios, with its 95 % interval by order statistics.
+
+    python benchmarks/timing_accuracy.py [--rounds 40] [--frameworks torch,jax] [--modes eager]
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from pytest_fwcompare.backends import registry
+from pytest_fwcompare.backends.base import Argument
+from pytest_fwcompare.inputs.examples import plan
+from pytest_fwcompare.networks import Network, zoo
+from pytest_fwcompare.points import arguments
+from pytest_fwcompare.records import Ratio
+from pytest_fwcompare.sides import InFramework, open_side
+from pytest_fwcompare.timing.rounds import measure, ratio
+from pytest_fwcompare.timing.sides import timed_example
+
+GOAL = 0.05
+SLICE_S = 0.03
+"""Seconds that either clock measures a round: short, so that both see the same machine."""
+
+WARM_UP = 5
+
+NETWORKS: dict[str, Callable[[], Network]] = {
+    "lenet": lambda: zoo.lenet(size=28),
+    "autoencoder": lambda: zoo.autoencoder(size=32),
+    "residual": lambda: zoo.residual_network(size=32, classes=10),
+    "text_classifier": lambda: zoo.text_classifier("lstm", units=32),
+    "transformer": lambda: zoo.translation_transformer(100, 100, features=32, hidden=64, layers=2),
+}
+
+
+def by_torch(model: Any, given: list[Argument], mode: str) -> Callable[[], float]:
+    import torch
+    from torch.utils.benchmark import Timer
+
+    called = model if mode == "eager" else torch.compile(model, backend=COMPILERS[mode])
+    tensors = [torch.from_numpy(np.array(a.value)) for a in given if not a.keyword]
+    named = {a.name: torch.from_numpy(np.array(a.value)) for a in given if a.keyword}
+    timer = Timer(
+        "with torch.no_grad(): model(*tensors, **named)",
+        globals={"torch": torch, "model": called, "tensors": tensors, "named": named},
+        num_threads=torch.get_num_threads(),
+    )
+    return lambda: float(timer.blocked_autorange(min_run_time=SLICE_S).median)
+
+
+COMPILERS = {"graph": "aot_eager", "compiled": "inductor"}
+
+
+def by_loop(call: Callable[[], Any], wait: Callable[[Any], None]) -> Callable[[], float]:
+    """The median of a loop that waits for each result before it reads the clock."""
+
+    def run() -> float:
+        taken, spent = [], 0.0
+        while spent < SLICE_S:
+            start = time.perf_counter()
+            wait(call())
+            taken.append(time.perf_counter() - start)
+            spent += taken[-1]
+        return statistics.median(taken)
+
+    return run
+
+
+def by_tensorflow(model: Any, given: list[Argument], mode: str) -> Callable[[], float]:
+    import tensorflow as tf
+
+    tensors = [tf.constant(a.value) for a in given if not a.keyword]
+    named = {a.name: tf.constant(a.value) for a in given if a.keyword}
+    called = model
+    if mode != "eager":
+        # Not of the module itself, whose many arguments cost a call more than its small graphs.
+        called = tf.function(
+            lambda *values: model(*values, **named),
+            jit_compile=mode == "compiled",
+            autograph=False,
+        )
+        return by_loop(lambda: called(*tensors), lambda result: None)
+
+    def wait(result: Any) -> None:
+        """On a CPU TensorFlow's eager calls and functions return when they are done."""
+
+    return by_loop(lambda: called(*tensors, **named), wait)
+
+
+def by_keras(model: Any, given: list[Argument], mode: str) -> Callable[[], float]:
+    import tensorflow as tf
+
+    values = [tf.constant(a.value) for a in given]
+    called = model
+    if mode != "eager":
+        called = tf.function(
+            lambda *parts: model(parts[0] if len(parts) == 1 else list(parts)),
+            jit_compile=mode == "compiled",
+            autograph=False,
+        )
+        return by_loop(lambda: called(*values), lambda result: None)
+    passed: Any = values[0] if len(values) == 1 else values
+    return by_loop(lambda: called(passed), lambda result: None)
+
+
+def by_jax(model: Any, given: list[Argument], mode: str) -> Callable[[], float]:
+    import jax
+
+    arrays = [jax.numpy.asarray(a.value) for a in given if not a.keyword]
+    named = {a.name: jax.numpy.asarray(a.value) for a in given if a.keyword}
+
+    def run(params: Any, buffers: Any, arrays: Any, named: Any) -> Any:
+        return model.apply(params, *arrays, buffers=buffers, **named)
+
+    called = run if mode == "eager" else jax.jit(run)
+    return by_loop(
+        lambda: called(model.params, model.buffers, arrays, named), jax.block_until_ready
+    )
+
+
+OTHERS = {
+    "torch": by_torch,
+    "tensorflow": by_tensorflow,
+    "keras": by_keras,
+    "jax": by_jax,
+}
+
+
+def as_float32(value: np.ndarray) -> np.ndarray:
+    return value.astype("float32") if value.dtype.kind == "f" else value
+
+
+def compared(network: Network, name: str, mode: str, rounds: int) -> tuple[Ratio, float]:
+    """Our time over the other clock's, and our median in seconds."""
+    planned = plan(network.inputs, ("given",), 0)
+    values = planned.arrays(timed_example(planned))
+    opened = open_side(
+        InFramework(network, name), "port", dtype="float32", device="cpu", mode=mode
+    )
+    given = [
+        Argument(a.name, as_float32(a.value), a.keyword)
+        for a in arguments(planned, opened, "reference", values)
+    ]
+    native = opened.side.model
+    with opened.side as side:
+        stopwatch = side.stopwatch(given, None)
+        theirs = OTHERS[name](native, given, mode)
+
+        def ours() -> float:
+            found = measure({name: stopwatch}, budget_s=SLICE_S)[name]
+            return statistics.median(found.forward)
+
+        for _ in range(WARM_UP):
+            with stopwatch.settings():
+                stopwatch.forward()
+        theirs()
+        taken: dict[str, list[float]] = {"ours": [], "theirs": []}
+        clocks = [("ours", ours), ("theirs", theirs)]
+        for _ in range(rounds):
+            random.shuffle(clocks)
+            for key, clock in clocks:
+                taken[key].append(clock())
+    return ratio(taken["ours"], taken["theirs"]), statistics.median(taken["ours"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--frameworks", default=",".join(OTHERS))
+    parser.add_argument("--modes", default="eager,graph")
+    parser.add_argument("--networks", default=",".join(NETWORKS))
+    options = parser.parse_args()
+    random.seed(0)
+    found = []
+    print("| network | framework | mode | ours | ours / theirs | 95 % interval |")
+    print("| --- | --- | --- | ---: | ---: | --- |")
+    for name in options.frameworks.split(","):
+        if reason := registry.backend(name).unavailable():
+            print(f"| | {name} | | | | {reason} |")
+            continue
+        for mode in options.modes.split(","):
+            for key in options.networks.split(","):
+                apart, seconds = compared(NETWORKS[key](), name, mode, options.rounds)
+                found.append(apart.median)
+                print(
+                    f"| {key} | {name} | {mode} | {1e6 * seconds:,.0f} us | {apart.median:.3f} | "
+                    f"{apart.low:.3f} to {apart.high:.3f} |",
+                    flush=True,
+                )
+    within = sum(abs(value - 1) <= GOAL for value in found)
+    farthest = max(found, key=lambda value: abs(value - 1))
+    print(
+        f"\n{within} of {len(found)} medians within {GOAL:.0%}; the median is "
+        f"{statistics.median(found):.3f}, the farthest {farthest:.3f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
