@@ -50,6 +50,13 @@ def item_framework(item: pytest.Item) -> str | None:
     return None if case is None else case.framework
 
 
+def differentiates(framework: str) -> bool:
+    """Whether a framework gives gradients; Keras on NumPy does not."""
+    from pytest_fwcompare.backends.registry import backend
+
+    return backend(framework).can_differentiate
+
+
 def item_group(item: pytest.Item) -> str:
     """The node id without the framework: items that share it are ranked by speed."""
     case = item_case(item)
@@ -250,6 +257,8 @@ class FwcompareNetwork(Fixture):
                 f"models"
             )
         keywords["inputs"] = network.inputs if inputs is None else inputs
+        if not differentiates(framework):
+            keywords.setdefault("checks", ("forward",))
         wanted = keywords.pop("timings", self._wants_timings())
 
         def time(used: dict[str, Any]) -> tuple[Timing, ...]:

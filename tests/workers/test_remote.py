@@ -14,6 +14,7 @@ from pytest_fwcompare import networks as fn
 from pytest_fwcompare.backends.base import Argument
 from pytest_fwcompare.backends.registry import backend, owner
 from pytest_fwcompare.errors import FrameworkUnavailable, ModelError, UsageError
+from pytest_fwcompare.randomness import seeded
 from pytest_fwcompare.sides import InFramework, open_side
 from pytest_fwcompare.workers.remote import RemoteModel
 from pytest_fwcompare.workers.sources import source_of
@@ -162,6 +163,9 @@ def test_timings_of_a_worker_are_in_seconds(workers):
     assert (ours.framework, theirs.framework) == ("torch", "torch@w")
     assert 0 < theirs.forward.median < 1
     assert 0 < theirs.backward.median < 1
+    assert theirs.own_process
+    assert theirs.ratio is None
+    assert not ours.own_process
 
 
 def test_a_state_dict_crosses_with_its_factory(tmp_path):
@@ -203,6 +207,18 @@ def test_a_factory_that_fails_says_so():
         ModelError, match=r"import: workers.models:nothing cannot be imported.* no at"
     ):
         open_side(remote("workers.models:nothing"), "port", **AXES)
+
+
+def test_random_numbers_of_a_factory_can_be_seeded_in_the_worker():
+    def kernel(seed):
+        with seeded(seed):
+            side = open_side(remote(models.plain), "port", **AXES).side
+        value = side.read()["linear.weight"]
+        side.close()
+        return value.tolist()
+
+    assert kernel(3) == kernel(3) != kernel(4)
+    assert kernel(None) != kernel(None)
 
 
 def test_a_copy_function_cannot_change_a_model_elsewhere():
