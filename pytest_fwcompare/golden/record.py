@@ -27,6 +27,7 @@ from pytest_fwcompare.backends.base import (
     Stopwatch,
 )
 from pytest_fwcompare.comparison import FIRST_EXAMPLES, calm_threads
+from pytest_fwcompare.dropout import current
 from pytest_fwcompare.errors import FwcompareError, ModelError
 from pytest_fwcompare.golden import intermediates, keys
 from pytest_fwcompare.golden.intermediates import MOST, size_of
@@ -80,7 +81,7 @@ class Recorder:
         return self.passes.setdefault(
             key,
             {"outputs": {}, "skipped": {}, "cotangents": None, **empty}
-            | {"error": None, "recorded": None},
+            | {"error": None, "recorded": None, "dropouts": []},
         )
 
 
@@ -92,12 +93,11 @@ class RecordingSide(Side):
         recorder: that keeps.
     """
 
-    shares_dropout = False  # draws of its own are part of what is recorded
-
     def __init__(self, side: Side, recorder: Recorder) -> None:
         self._side, self._recorder = side, recorder
         self._loaded: dict[str, str] = {}
         self.framework, self.role, self.model = side.framework, side.role, side.model
+        self.shares_dropout = side.shares_dropout
 
     @property
     def leaks(self) -> list[str]:  # type: ignore[override]
@@ -152,7 +152,23 @@ class RecordingSide(Side):
         entry["skipped"] = dict(passed.skipped)
         if training:
             entry["buffers"] = self._recorder.refs(passed.buffers())
+            entry["dropouts"] = self._dropouts()
         return RecordingPass(passed, entry, self._recorder)
+
+    def _dropouts(self) -> list[dict[str, Any]]:
+        """What the dropouts of the pass that just ran were given: the port's get the same."""
+        draws, add = current(), self._recorder.writer.add
+        sites = {} if draws is None else draws.table.reference
+        return [
+            {
+                "key": list(site.key),
+                "value": add(site.value),
+                "kept": site.kept,
+                "uniform": add(site.uniform),
+                "place": site.place,
+            }
+            for site in sites.values()
+        ]
 
     def stopwatch(
         self, arguments: Sequence[Argument], cotangents: Mapping[str, Array] | None
@@ -390,6 +406,7 @@ def _facts(opened: Opened, case: str, request: Request, recorder: Recorder) -> d
         "notices": list(opened.notices),
         "leaks": list(side.leaks),
         "rounded_constants": list(map(str, side.rounded_constants)),
+        "shares_dropout": side.shares_dropout,
         "examples": recorder.examples,
         "passes": recorder.passes,
         "jitters": recorder.jitters,

@@ -22,6 +22,8 @@ from pytest_fwcompare.backends.base import (
     Side,
     Stopwatch,
 )
+from pytest_fwcompare.dropout import Site, current
+from pytest_fwcompare.dropout.masks import Key
 from pytest_fwcompare.errors import ModelError, UsageError
 from pytest_fwcompare.golden import keys
 from pytest_fwcompare.golden.intermediates import decode
@@ -199,6 +201,7 @@ class GoldenSide(Side):
         self._reader, index = reader, reader.index
         self.framework, self.role = index["framework"], "reference"
         self.leaks, self.rounded_constants = index["leaks"], index["rounded_constants"]
+        self.shares_dropout = index["shares_dropout"]
         self._loaded: dict[str, str] = {}
         self._parameters = [_parameter(plain) for plain in index["parameters"]]
         self._given = self._arrays(index["given"], "the given weights")
@@ -245,7 +248,19 @@ class GoldenSide(Side):
                 "golden traces hold no intermediate tensors of this example; run with the "
                 "reference's framework to learn where and why",
             )
+        draws = current()
+        if draws is not None and draws.decides:
+            draws.table.reference = self._dropouts(kept)
         return GoldenPass(self, kept)
+
+    def _dropouts(self, kept: Mapping[str, Any]) -> dict[Key, Site]:
+        """What the dropouts of a recorded pass were given, for the port's to be given the same."""
+        found = {}
+        for entry in kept["dropouts"]:
+            key = (*entry["key"], 0, 0)[:2]
+            value, uniform = (self._reader.get(entry[name]) for name in ("value", "uniform"))
+            found[key] = Site(key, value, float(entry["kept"]), uniform, entry["place"])
+        return found
 
     def stopwatch(
         self, arguments: Sequence[Argument], cotangents: Mapping[str, Array] | None

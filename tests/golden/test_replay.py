@@ -79,6 +79,22 @@ def test_a_fault_that_shows_in_training_alone(replayed: Replayed) -> None:
     assert made.culprit == "batch_norm"
 
 
+def dropping(rate: float, last: int = 3) -> fn.Network:
+    layers = [fn.Dense(6), fn.Dropout(rate), fn.Activation("tanh"), fn.Dropout(0.5)]
+    return fn.Sequential([*layers, fn.Dense(last)], input_shape=(5,))
+
+
+def test_dropout_is_compared_by_the_recorded_masks(replayed: Replayed) -> None:
+    keywords: dict[str, Any] = {"inputs": dropping(0.25).inputs, "examples": 4}
+    keywords["checks"] = ("forward", "backward", "training")
+    made = replayed(dropping(0.25), dropping(0.25), **keywords)
+    assert made.verdict == "equivalent"
+    assert any(row.name.startswith("training output") for row in made.tensors)
+    # That a rate is the cause is proved by running the reference with another one.
+    wrong = replayed(dropping(0.25), dropping(0.5), explained=False, **keywords)
+    assert (wrong.verdict, wrong.cause) == ("semantic", None)
+
+
 def test_tensors_in_between_that_were_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
