@@ -459,5 +459,5 @@ def test_environment():
     facts = BACKEND.environment()
     assert facts["version"] == jax.__version__
     assert facts["x64"] is False
-    assert {"jaxlib", "flax", "equinox", "devices", "platform"} <= facts.keys()
+    assert {"jaxlib", "flax", "equinox", "devices", "device_kind", "platform"} <= facts.keys()
     assert "cpu" in BACKEND.device_names()

@@ -105,6 +105,14 @@ def test_environment_names_what_moves_numbers():
     assert backend.device_names()[0] == "cpu"
 
 
+def test_a_gpu_that_is_in_use_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    assert "gpu" not in registry.backend("torch").environment()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Abacus 3000")
+    assert registry.backend("torch").environment()["gpu"] == "Abacus 3000"
+
+
 def test_parameters_in_definition_order_with_owner_facts_and_tied_ones_once():
     found = adopt(Tied()).parameters()
     assert [p.name for p in found] == [

@@ -175,6 +175,7 @@ class JaxBackend(Backend):
             "x64": bool(jax.config.jax_enable_x64),
             "platform": jax.default_backend(),
             "devices": [str(device) for device in jax.devices()],
+            "device_kind": str(jax.devices()[0].device_kind),
             "default_matmul_precision": str(jax.config.jax_default_matmul_precision),
             "preallocate": os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE", ""),
             "xla_flags": os.environ.get("XLA_FLAGS", ""),

@@ -109,6 +109,10 @@ class TensorFlowBackend(Backend):
             "cudnn_deterministic": os.environ.get("TF_CUDNN_DETERMINISTIC", "0") == "1",
             "xla_flags": os.environ.get("XLA_FLAGS", ""),
             "allow_growth": os.environ.get("TF_FORCE_GPU_ALLOW_GROWTH", ""),
+            "gpus": ", ".join(
+                str(tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name))
+                for gpu in tf.config.list_physical_devices("GPU")
+            ),
         }
 
     @contextmanager

@@ -72,6 +72,7 @@ class TorchBackend(Backend):
             "cudnn_benchmark": torch.backends.cudnn.benchmark,
             "default_dtype": str(torch.get_default_dtype()).removeprefix("torch."),
             "flush_denormal": _flushes_subnormals(),
+            **_gpu(),
         }
 
     @contextmanager
@@ -141,6 +142,15 @@ class TorchBackend(Backend):
                 f"torch: device {device!r} was asked for, but torch {self.version()} finds only "
                 f"{', '.join(names)}"
             )
+
+
+def _gpu() -> dict[str, str]:
+    """What computes, once something has run on a GPU; looking for one would start it."""
+    import torch
+
+    if not torch.cuda.is_initialized():
+        return {}
+    return {"gpu": torch.cuda.get_device_name(), "cuda": str(torch.version.cuda)}
 
 
 def _flushes_subnormals() -> bool:
