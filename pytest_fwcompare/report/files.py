@@ -50,7 +50,9 @@ def write_all(wanted: Reports, results: Sequence[Result], host: Host) -> tuple[l
         The others are, then: a run of hours is not lost to a full disk or to a bug of a report.
     """
     lines, failed = [], False
-    for target in (*wanted.paths, wanted.tensorboard):
+    # Data first: what a library of charts may do to the process, it does last.
+    paths = sorted(wanted.paths, key=lambda path: path.suffix == ".html")
+    for target in (wanted.tensorboard, *paths):
         if target is None:
             continue
         try:
@@ -78,7 +80,8 @@ def write(path: Path, results: Sequence[Result], host: Host | None = None) -> No
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        # Half a surrogate pair, as in the name of a file that is no text, is shown as its escape.
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)

@@ -96,7 +96,7 @@ class GitHub:
         from pytest_fwcompare.report.markdown import run_to_markdown
 
         try:
-            with Path(path).open("a", encoding="utf-8") as file:
+            with Path(path).open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(run_to_markdown(results, self._host) + "\n")
         except OSError as error:  # the tests' outcome is not lost to a summary
             text = escape_message(f"fwcompare: no step summary was written: {error}")

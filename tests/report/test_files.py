@@ -113,3 +113,13 @@ def test_an_interrupted_writer_leaves_the_old_file(
 def test_an_unknown_suffix_is_refused() -> None:
     with pytest.raises(UsageError, match=r"unsupported suffix '\.pdf'; .*\.json, \.html, \.md"):
         files.render(".pdf", [])
+
+
+@pytest.mark.parametrize("suffix", [".json", ".html", ".md"])
+def test_text_that_is_no_text_is_written_as_escapes(tmp_path: Path, suffix: str) -> None:
+    odd = Result("t.py::\ud800\x1b\x00", "g", 1, 1, samples.semantic(message="\udcff\x00"))
+    path = tmp_path / f"run{suffix}"
+    files.write(path, [odd, RIGHT])
+    assert "\\ud800" in path.read_text("utf-8")
+    if suffix == ".json":
+        assert run_from_json(path.read_text("utf-8"))[1] == odd

@@ -15,6 +15,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from pytest_fwcompare.report.html.plain import plain
+
 Spec = dict[str, Any]
 Row = Mapping[str, Any]
 
@@ -163,7 +165,7 @@ def _as_array(names: Sequence[str]) -> str:
     """Names as a literal of Vega's expression language."""
     import json
 
-    return json.dumps(list(names))
+    return json.dumps(plain(list(names)))
 
 
 def dots(rows: Sequence[Row], names: Sequence[str], known: Mapping[str, tuple[str, str]]) -> Spec:

@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ElementTree
 from typing import Any
 
 from pytest_fwcompare.report.html.charts import CONFIG
+from pytest_fwcompare.report.html.plain import plain
 
 SVG = "{http://www.w3.org/2000/svg}"
 DROPPED = ("role", "aria-roledescription", "aria-hidden", "pointer-events", "class", "font-family")
@@ -31,12 +32,12 @@ def draw(spec: dict[str, Any], says: str) -> str:
     import vl_convert
 
     # No base address is allowed, so that a chart could not load anything if it wanted to.
-    text = vl_convert.vegalite_to_svg({**spec, "config": CONFIG}, allowed_base_urls=[])
+    text = vl_convert.vegalite_to_svg(plain({**spec, "config": CONFIG}), allowed_base_urls=[])
     ElementTree.register_namespace("", SVG[1:-1])
     root = ElementTree.fromstring(text)
     _tidy(root)
     root.set("role", "img")
-    root.set("aria-label", says)
+    root.set("aria-label", plain(says))
     return ElementTree.tostring(root, encoding="unicode")
 
 

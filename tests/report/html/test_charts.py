@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import samples
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_fwcompare.records import DepthRow, Examples
@@ -215,3 +215,20 @@ def test_a_chart_describes_itself_once_and_loads_nothing() -> None:
         for element in list(root.iter())[1:]:
             assert not {"role", "aria-label", "href", "class"} & set(element.attrib)
             assert "url(" not in " ".join(element.attrib.values())
+
+
+@given(st.text(st.characters(exclude_categories=()), max_size=8))
+@settings(max_examples=40, deadline=None)
+def test_any_text_can_be_a_name(name: str) -> None:
+    made = depth_figure(samples.semantic(depth=(DepthRow(name, name, "culprit", None, 1.0, 0.5),)))
+    assert made is not None
+    root = ElementTree.fromstring(made.svg.encode("utf-8"))
+    assert all(element.tag.startswith(SVG) for element in root.iter())
+
+
+def test_what_xml_cannot_hold_is_shown_as_an_escape() -> None:
+    row = DepthRow("a\x00b\x1b\ud800c\uffff", "Linear", "culprit", None, 1.0, None)
+    made = depth_figure(samples.semantic(depth=(row,)))
+    assert made is not None
+    texts = [element.text for element in ElementTree.fromstring(made.svg).iter(f"{SVG}text")]
+    assert "a\\x00b\\x1b\\ud800c\\uffff" in texts
