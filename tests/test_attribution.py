@@ -284,6 +284,19 @@ def test_a_layer_of_keras_around_own_code_is_own_code() -> None:
     assert [path for path, _ in calls.keras_layers(model)] == ["keras"]
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_other_dtypes_are_judged_in_their_own_units(dtype) -> None:
+    model = keras.Sequential(
+        [
+            keras.Input((4,), dtype=dtype),
+            layers.Dense(5, activation="gelu", dtype=dtype),
+            layers.LayerNormalization(dtype=dtype),
+        ]
+    )
+    found = fwc.attribute(model, RNG.normal(size=(3, 4)), dtype=dtype, backends=())
+    assert [one.fault for one in found] == ["port", "port"], found
+
+
 def test_a_layer_too_large_for_numpy_is_told_so(monkeypatch) -> None:
     monkeypatch.setattr("pytest_fwcompare.attribution.MOST", 10)
     (found,) = fwc.attribute(layers.Dense(3), RNG.normal(size=(2, 4)), backends=())

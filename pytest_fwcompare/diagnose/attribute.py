@@ -225,7 +225,7 @@ def _answer(given: Given, meter: Meter | None) -> Answer:
         wrong = "other outputs"
     elif backward is not None and not backward <= backward_limit:
         wrong = "other gradients"
-    elif not noise <= meter.noise_limit():
+    elif not noise <= max(meter.noise_limit(), limit):
         wrong = "other outputs in the working dtype"
     return Answer(given.who, not wrong, forward, backward, noise, wrong or given.reason)
 

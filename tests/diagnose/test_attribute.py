@@ -102,6 +102,19 @@ def test_noise_beyond_rounding_is_held_against_a_backend() -> None:
     assert found.answers[0].reason == "other outputs in the working dtype"
 
 
+def test_a_constant_of_float32_is_no_noise_of_float64() -> None:
+    """tf.nn.gelu has such, and Keras computes in float32 on its other backends."""
+    own = given("tensorflow", noise=6e-9)
+    exact = dataclasses.replace(FORMULA, working=FORMULA.outputs)
+    rounded = given("torch", noise=5e-8)
+    found = judge("n", "Dense", "Dense", own, exact, RAW, [rounded], roundoff=2.0**-53)
+    assert found.fault == "port"
+    assert all(answer.agrees for answer in found.answers), found
+    worse = given("tensorflow", noise=1e-4)
+    found = judge("n", "Dense", "Dense", worse, exact, RAW, [rounded], roundoff=2.0**-53)
+    assert found.answer == "backend: only tensorflow"
+
+
 def test_kinks_are_nobodys_fault_and_smooth_points_are() -> None:
     own = given("tensorflow", bend=0.5)
     jumps = [{"input 0": DX + s, "weight 0": DW + s} for s in (0.0, 0.5)]

@@ -163,7 +163,7 @@ def _noted(path: str, layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
 
     def plain(value: Any) -> Any:
         if isinstance(value, (tf.Tensor, tf.Variable)):
-            tensors.append(np.array(value.numpy()))
+            tensors.append(array_of(value))
             return {"tensor": len(tensors) - 1}
         if isinstance(value, PLAIN):
             return {"value": value}
@@ -194,6 +194,12 @@ def _noted(path: str, layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
         tuple(keywords),
         options,
     )
+
+
+def array_of(tensor: Any) -> Array:
+    """Values of a tensor or variable; those of 16 bits as float32, which holds them exactly."""
+    value = np.array(tensor.numpy())
+    return value.astype(np.float32) if value.dtype.name in ("bfloat16", "float16") else value
 
 
 def calls_of(side: KerasSide, arguments: Sequence[Argument], layers: Sequence[Any]) -> list[Call]:
@@ -296,7 +302,7 @@ def weight_of(layer: Any, attribute: str) -> tuple[str, Array]:
         holder = getattr(holder, name)
     for number, weight in enumerate(layer.weights):
         if weight is holder:
-            return f"weight {number}", np.array(weight.value.numpy())
+            return f"weight {number}", array_of(weight.value)
     raise AttributeError(attribute)
 
 

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 from pytest_fwcompare.backends.base import Array
-from pytest_fwcompare.backends.keras.calls import Call, layer_paths
+from pytest_fwcompare.backends.keras.calls import Call, array_of, layer_paths
 
 TIMEOUT_S = 180.0
 """Seconds for all jobs of one backend, the imports included."""
@@ -57,7 +57,7 @@ def ask(
     arrays: dict[str, Array] = {}
     for number, (call, made) in enumerate(zip(calls, cotangents, strict=True)):
         kept = {f"input {n}": value for n, value in enumerate(call.tensors)}
-        kept |= {f"weight {n}": _value(w) for n, w in enumerate(call.layer.weights)}
+        kept |= {f"weight {n}": array_of(w.value) for n, w in enumerate(call.layer.weights)}
         kept |= {name.replace("output", "cotangent"): value for name, value in made.items()}
         arrays |= {f"{number} {name}": value for name, value in kept.items()}
     started = {}
@@ -71,10 +71,6 @@ def ask(
         for backend, process in started.items():
             found[backend] = _answers(process, Path(folder) / backend, jobs)
     return found
-
-
-def _value(weight: Any) -> Array:
-    return np.array(weight.value.numpy())
 
 
 def _job(call: Call, cotangents: Mapping[str, Array]) -> dict[str, Any] | str:
