@@ -49,18 +49,16 @@ def write_all(wanted: Reports, results: Sequence[Result], host: Host) -> tuple[l
         A line for each of where it is, or why it is not; and whether one could not be written.
         The others are, then: a run of hours is not lost to a full disk or to a bug of a report.
     """
-    lines, failed = [], False
+    asked = [*wanted.paths, *([wanted.tensorboard] if wanted.tensorboard is not None else [])]
+    lines, failed = {}, False
     # Data first: what a library of charts may do to the process, it does last.
-    paths = sorted(wanted.paths, key=lambda path: path.suffix == ".html")
-    for target in (wanted.tensorboard, *paths):
-        if target is None:
-            continue
+    for target in sorted(asked, key=lambda path: path.suffix == ".html"):
         try:
-            lines.append(_write_one(target, target == wanted.tensorboard, results, host))
+            lines[target] = _write_one(target, target == wanted.tensorboard, results, host)
         except Exception as error:
             failed = True
-            lines.append(f"error: {target} was not written: {type(error).__name__}: {error}")
-    return lines, failed
+            lines[target] = f"error: {target} was not written: {type(error).__name__}: {error}"
+    return [lines[target] for target in asked], failed
 
 
 def _write_one(target: Path, events: bool, results: Sequence[Result], host: Host) -> str:
