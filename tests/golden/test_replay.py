@@ -98,7 +98,7 @@ def test_dropout_is_compared_by_the_recorded_masks(replayed: Replayed) -> None:
 def test_tensors_in_between_that_were_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pytest_fwcompare.golden.record.MOST", 0)
+    monkeypatch.setattr("pytest_fwcompare.golden.recorder.MOST", 0)
     record(net(), tmp_path, "case", asked({"inputs": INPUTS, "examples": 4}))
     made = compare(GoldenReference(tmp_path), net(1e-3), inputs=INPUTS, examples=4)
     assert (made.verdict, made.cause) == ("semantic", None)
