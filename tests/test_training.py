@@ -338,3 +338,21 @@ def test_parameters_that_are_sums_are_left_out_and_said():
     )
     updates = {row.name for row in found.tensors if row.kind == "update"}
     assert updates == {"update of lstm.weight_ih_l0", "update of lstm.weight_hh_l0"}
+
+
+def dropping(rate: float):
+    layers = [torch.nn.Linear(6, 5), torch.nn.Tanh(), torch.nn.Dropout(rate)]
+    return torch.nn.Sequential(*layers, torch.nn.Linear(5, 3))
+
+
+@pytest.mark.parametrize(("rate", "verdict"), [(0.5, "equivalent"), (0.4, "semantic")])
+def test_dropout_is_compared_with_masks_of_one_stream(rate, verdict):
+    keras = pytest.importorskip("keras")
+    layers = [keras.layers.Dense(5, activation="tanh"), keras.layers.Dropout(rate)]
+    port = keras.Sequential([keras.Input((6,)), *layers, keras.layers.Dense(3)])
+    optimizer = keras.optimizers.SGD(0.1)
+    found = trained(
+        dropping(0.5), port, lambda given: optim.SGD(given, lr=0.1), optimizer, scales=(1.0,)
+    )
+    assert found.verdict == verdict, found.summary()
+    assert not any("inference mode" in text for text in found.notices)
