@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from pytest_fwcompare.records import Attribution
 from pytest_fwcompare.sides import open_side
 
 if TYPE_CHECKING:
+    from pytest_fwcompare.backends.keras.adopt import KerasSide
     from pytest_fwcompare.backends.keras.calls import Call
     from pytest_fwcompare.backends.keras.documented import Documented
     from pytest_fwcompare.pair import Pair
@@ -100,14 +101,14 @@ def attribute(
             f"attribute: backend {unknown[0]!r} of Keras cannot be asked here; those that can "
             f"are {', '.join(installed)}"
         )
-    with opened.side as side:
+    with opened.side:
+        side = cast("KerasSide", opened.side)
         given = arguments(made, opened, "reference", made.arrays(telling_example(made)))
         side.prepare(given)
-        noted = calls.calls_of(side, given, calls.keras_layers(model))  # type: ignore[arg-type]
+        noted = calls.calls_of(side, given, calls.keras_layers(model))
         chosen = installed if backends is None else tuple(backends)
-        device = side.device  # type: ignore[attr-defined]
-        cases = [_own_case(call, dtype, device, seed) for call in noted]
-        return tuple(_examined(cases, chosen, dtype, device, always=True))
+        cases = [_own_case(call, dtype, side.device, seed) for call in noted]
+        return tuple(_examined(cases, chosen, dtype, side.device, always=True))
 
 
 def attribute_culprit(
@@ -132,21 +133,22 @@ def attribute_culprit(
         return None
     for role, path in (("port", port_culprit), ("reference", culprit)):
         opened = pair.port if role == "port" else pair.reference
-        if opened.side.framework != "keras" or opened.backend.name != "keras" or not path:
+        # A side in a worker has no model here; no framework is imported to find that out.
+        if not path or "KerasSide" not in (kind.__name__ for kind in type(opened.side).__mro__):
             continue
         from pytest_fwcompare.backends.keras import calls, others
 
-        found = calls.find_layer(opened.side.model, path)
+        side = cast("KerasSide", opened.side)
+        found = calls.find_layer(side.model, path)
         if found is None:
             continue
         pair.run(role, point, "working", backward=False)  # the weights of this point
-        given = pair.arguments(role, point.inputs)
-        noted = calls.calls_of(opened.side, given, [found])  # type: ignore[arg-type]
-        device = opened.side.device  # type: ignore[attr-defined]
-        cases = [_own_case(call, pair.dtype, device, 0) for call in noted]
+        noted = calls.calls_of(side, pair.arguments(role, point.inputs), [found])
+        dtype, device = str(side.dtype.name), side.device
+        cases = [_own_case(call, dtype, device, 0) for call in noted]
         if not cases or (proved and cases[0].formula is None):
             return None
-        (made,) = _examined(cases, others.installed(), pair.dtype, device, always=False)
+        (made,) = _examined(cases, others.installed(), dtype, device, always=False)
         return made
     return None
 

@@ -169,7 +169,7 @@ def _attribution(
     """Whether Keras, its backend or the port is at fault; a verdict is never lost to it."""
     if not explain or explained.verdict not in ("semantic", "precision", "nonfinite"):
         return {}
-    if "keras" not in (pair.reference.side.framework, pair.port.side.framework):
+    if "keras" not in (pair.reference.side.library, pair.port.side.library):
         return {}
     from pytest_fwcompare.attribution import attribute_culprit
 

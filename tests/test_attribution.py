@@ -244,6 +244,17 @@ def test_a_failure_of_ours_costs_no_verdict(monkeypatch) -> None:
     assert any("not found out: RuntimeError: nobody home" in said for said in found.notices)
 
 
+def test_a_side_without_a_model_here_is_passed_over() -> None:
+    """A side in a worker says that it is of Keras, but its layers are elsewhere."""
+    from types import SimpleNamespace
+
+    from pytest_fwcompare.attribution import attribute_culprit
+
+    remote = SimpleNamespace(side=SimpleNamespace(framework="keras@jax", library="keras"))
+    pair = SimpleNamespace(reference=remote, port=remote)
+    assert attribute_culprit(pair, None, "norm", "norm", proved=True) is None
+
+
 def test_only_layers_of_keras_are_asked_about() -> None:
     with pytest.raises(UsageError, match="expected a Keras 3 layer or model, got Linear"):
         fwc.attribute(torch.nn.Linear(2, 2), np.zeros((1, 2), np.float32))
