@@ -1,6 +1,6 @@
 """Sides in their own process, interpreter or host, over execnet.
 
-The parent's half is `process`, `pool`, `remote`; the worker's half is `bootstrap` and `server`,
-which need NumPy, the framework and this package, but neither pytest nor Hypothesis. `wire` and
-`sharing` are common to both.
+The parent's half is `process`, `pool`, `remote` and `side`; the worker's is `bootstrap`, `loading`
+and `server`, which need NumPy, the framework and this package, but neither pytest nor Hypothesis.
+`wire` and `sharing` are common to both; `isolation` and `trial` decide what runs apart.
 """
