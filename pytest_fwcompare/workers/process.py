@@ -276,6 +276,9 @@ class Worker:
                 popen.wait(timeout=5.0)
         with contextlib.suppress(Exception):
             self._group.terminate(timeout=1.0)
+        sock = getattr(getattr(getattr(self, "_gateway", None), "_io", None), "sock", None)
+        if sock is not None:  # execnet leaves it to the garbage collector
+            sock.close()
 
     def close(self) -> None:
         """End it; it has nothing to say any more."""

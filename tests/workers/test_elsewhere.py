@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import subprocess
 import sys
@@ -124,6 +125,7 @@ def test_a_host_that_is_not_there(configured):
         fwc.compare(
             models.plain, fwc.in_worker("torch@far", "workers.models:plain"), inputs=INPUTS
         )
+    gc.collect()  # here, not in the middle of another test
 
 
 # Refusals on connecting ------------------------------------------------------------------------
