@@ -12,6 +12,7 @@ from torch import nn  # noqa: E402
 import pytest_fwcompare as fwc  # noqa: E402
 from pytest_fwcompare import arrays  # noqa: E402
 from pytest_fwcompare.backends.torch.adopt import TorchSide  # noqa: E402
+from pytest_fwcompare.weights.transforms import Transpose  # noqa: E402
 
 
 @pytest.fixture
@@ -156,3 +157,39 @@ def test_gradients_of_torch_one_by_one(precision):
             assert np.array_equal(taken[name], value) if value is not None else True, name
         assert np.array_equal(inputs["x"], whole.inputs["x"])
         assert all(p.grad is None for p in side.twin(precision).parameters())
+
+
+def tensorflow_port(scale=1.0):
+    tf = pytest.importorskip("tensorflow")
+
+    class Two(tf.Module):
+        def __init__(self):
+            super().__init__()
+            rng = np.random.default_rng(1)
+            self.kernel = tf.Variable(rng.normal(size=(6, 4)).astype("f4"), name="kernel")
+            self.bias = tf.Variable(np.zeros(4, "f4"), name="bias")
+            self.spare = tf.Variable(np.ones((2, 4), "f4"), name="spare")
+
+        def __call__(self, x):
+            return tf.tanh(scale * (x @ self.kernel + self.bias)) + 0 * self.spare[0]
+
+    return Two()
+
+
+@pytest.mark.parametrize(("scale", "verdict"), [(1.0, "equivalent"), (1.01, "semantic")])
+def test_a_large_tensorflow_port(everything_is_large, scale, verdict):
+    """Its shadow's variables are emptied and filled again; what is not loaded keeps its own."""
+    torch.manual_seed(0)
+    port = tensorflow_port(scale)
+    before = [variable.numpy() for variable in port.variables]
+    found = fwc.compare(
+        nn.Sequential(nn.Linear(6, 4), nn.Tanh()),
+        port,
+        inputs={"x": fwc.TensorSpec((3, 6))},
+        weights={"kernel": ("0.weight", Transpose((1, 0))), "bias": "0.bias"},
+        examples=5,
+        explain=False,
+    )
+    assert found.verdict == verdict, found.summary()
+    for value, variable in zip(before, port.variables, strict=True):
+        assert np.array_equal(value, variable.numpy()), variable.name
