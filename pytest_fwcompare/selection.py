@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pytest_fwcompare.backends.base import Backend
-from pytest_fwcompare.backends.registry import backend
+from pytest_fwcompare.backends.registry import placed
 from pytest_fwcompare.devices import device_of, kind_of, why_not
 from pytest_fwcompare.errors import FrameworkUnavailable, UsageError
 from pytest_fwcompare.options import Case
@@ -28,7 +28,7 @@ def obstacle(case: Case) -> Obstacle | None:
         return None
     named = case.named
     try:
-        found = backend(case.framework)
+        found = placed(case.framework)
     except UsageError as error:
         return Obstacle(str(error), fails=True)
     except Exception as error:  # a backend registered by others cannot be imported
@@ -78,7 +78,7 @@ def build_frameworks(case: Case) -> list[str]:
     """
     names = ["numpy"]
     for name in case.frameworks.values:
-        found = backend(name)
+        found = placed(name)
         reason = found.unavailable()
         if reason is None and not found.can_build:
             reason = f"{name} does not build described networks"

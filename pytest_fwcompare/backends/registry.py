@@ -57,13 +57,23 @@ def backend(name: str) -> Backend:
     return made
 
 
+def placed(name: str) -> Backend:
+    """As `backend`; in a worker where `--fwcompare-worker` has one of that very name."""
+    pool = sys.modules.get("pytest_fwcompare.workers.pool")
+    if pool is None or "@" in name or name not in pool.current().settings.specs:
+        return backend(name)
+    from pytest_fwcompare.workers.remote import RemoteBackend
+
+    return RemoteBackend(name)
+
+
 def require(name: str) -> Backend:
     """The backend of that name, its framework installed.
 
     Raises:
         FrameworkUnavailable: with the reason and what to install.
     """
-    return present(backend(name))
+    return present(placed(name))
 
 
 def present(found: Backend) -> Backend:

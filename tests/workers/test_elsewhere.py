@@ -131,6 +131,18 @@ def test_a_host_that_is_not_there(configured):
 # Refusals on connecting ------------------------------------------------------------------------
 
 
+def test_a_framework_that_only_the_worker_has_is_no_obstacle(configured, monkeypatch):
+    from pytest_fwcompare.backends import registry
+    from pytest_fwcompare.backends.numpy import NumpyBackend
+
+    monkeypatch.setattr(NumpyBackend, "unavailable", lambda self: "it is not installed")
+    with pytest.raises(FrameworkUnavailable, match="it is not installed"):
+        registry.require("numpy")
+    configured({"numpy": Spec(f"popen//python={sys.executable}")})
+    found = registry.require("numpy")
+    assert found.environment()["worker"]["pid"] == pool.current().worker("numpy").pid
+
+
 def test_another_protocol_is_refused(configured, monkeypatch):
     configured({"numpy@w": Spec()})
     monkeypatch.setattr(process, "PROTOCOL", 99)
