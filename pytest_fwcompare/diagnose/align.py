@@ -63,9 +63,9 @@ def regular(value: Array) -> tuple[Array, tuple[int, int, int]]:
         bottom, top = finite[0], finite[-1]
         start = int(np.searchsorted(finite, bottom, "right")) if bottom < -FILL_RATIO else 0
         end = int(np.searchsorted(finite, top, "left")) if top > FILL_RATIO else finite.size
-        if 0 < start < finite.size and -bottom > FILL_RATIO * np.abs(finite[[start, -1]]).max():
+        if 0 < start < finite.size and -bottom / FILL_RATIO > np.abs(finite[[start, -1]]).max():
             low, finite, end = low + start, finite[start:], end - start
-        if 0 < end < finite.size and top > FILL_RATIO * np.abs(finite[[0, end - 1]]).max():
+        if 0 < end < finite.size and top / FILL_RATIO > np.abs(finite[[0, end - 1]]).max():
             high, finite = high + finite.size - end, finite[:end]
     return finite, (nans, high, low)
 
@@ -103,11 +103,14 @@ def _telling(ordered: Array, scale: float) -> bool:
     """Whether values are unlikely to come about twice by chance."""
     if scale == 0.0:
         return False
-    distinct = 1 + int((np.diff(ordered) > 1e-12 * scale).sum())
+    # Scaled, so that no difference of huge values overflows.
+    distinct = 1 + int((np.diff(ordered / scale) > 1e-12).sum())
     whole = scale < 2**31 and bool(np.all(ordered == np.round(ordered)))
     if ordered.size == 1:
         # A lone number tells as much as its digits: 0.5 and 3 come about anywhere.
-        return float(np.float32(ordered[0] * 1024)) != round(ordered[0] * 1024) and not whole
+        with np.errstate(over="ignore"):
+            short = float(np.float32(ordered[0] * 1024))
+        return scale < 2**31 and short != round(ordered[0] * 1024) and not whole
     return distinct > 2 and not whole
 
 
@@ -199,7 +202,9 @@ class Index:
         if not len(self):
             return np.zeros(0)
         scale = probe.scale or 1.0
-        bounds = np.abs(self._figures - probe.figures).max(axis=1) / scale
+        with np.errstate(over="ignore"):
+            # Of opposite huge values the difference is infinite, which is what is meant.
+            bounds = np.abs(self._figures - probe.figures).max(axis=1) / scale
         # Fractions of counts: equal up to the rounding of one division.
         other = np.abs(self._irregular - np.array(probe.irregular)).max(axis=1) > 1e-12
         bounds[other] = np.inf
@@ -217,7 +222,8 @@ class Index:
         if not small.size or large.size % small.size:
             return np.inf
         tiled = np.repeat(small, large.size // small.size)
-        return float(np.abs(tiled - large).max() / (probe.scale or 1.0))
+        with np.errstate(over="ignore"):
+            return float(np.abs(tiled - large).max() / (probe.scale or 1.0))
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ def explain(
     sides: Sides | None = None,
 ) -> Diagnosis:
     """See `pytest_fwcompare.diagnose.diagnose`."""
+    from pytest_fwcompare.diagnose.arranged import explain_arrangement
     from pytest_fwcompare.diagnose.gradients import explain_gradients
     from pytest_fwcompare.diagnose.precision import explain_precision
     from pytest_fwcompare.diagnose.statistics import explain_buffers
@@ -72,6 +73,8 @@ def explain(
             return replace(kinks[0], others=tuple(kinks[1:]))
     deadline = monotonic() + BUDGET_S
     found = forward(sides, deadline)
+    if not found and verdict == "semantic":
+        found = explain_arrangement(sides, reference_outputs, port_outputs, deadline)
     if not found or found[0].cause is None:
         found = [*_suspects(sides, found, deadline), *found]
     if found and found[0].cause is None and found[0].local_gap < SMALL:
@@ -293,7 +296,8 @@ def spots(sides: Sides, replay: Replay, prover: Prover, place: int) -> Iterator[
     chain += [maker for maker in sorted(makers, reverse=True) if maker not in chain]
     # A rearrangement may stay unseen through products and sums that are symmetric in it.
     earlier = sorted(sides.graph.upstream([place]), reverse=True)[:EARLIER]
-    near = [spot for spot in earlier if sides.graph.records[spot].path == location_path]
+    # Those of the same module first: places of a window are right as long as none is mixed.
+    near = sorted(earlier, key=lambda spot: sides.graph.records[spot].path != location_path)
     chain += [s for s in near if s not in chain and replay.kind(s) == "movement"]
     for where in chain:
         operation = replay.operation(where)

@@ -150,3 +150,24 @@ def test_alignment_counts_only_what_tells(generator):
     assert matched_fraction(reference, records(first, second)) == 1.0
     assert matched_fraction(records(np.zeros(3)), port) == 0.0
     assert matched_fraction([], []) == 0.0
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1e308, -1e308, 3.0],
+        [1e200, 2e200, 5.5e199],
+        [1e-320, 3e-320, 2e-310],
+        [1e160, -1e160, 0.5],
+        [1.7e308] * 3,
+        [1.5e300],
+    ],
+)
+def test_huge_and_tiny_values_are_found_without_a_warning(values: list[float]) -> None:
+    value = np.array(values)
+    index = Index([np.zeros(len(values)), value, -value, value * 0.5])
+    assert index.find(value)[0].index == 1
+    nearest = index.nearest(value * 0.51)
+    assert nearest is not None
+    assert nearest.index == 3
+    assert not fingerprint(np.array([1e300])).telling
