@@ -102,8 +102,9 @@ def _diagnosis(
     location = sides.location(places[0], places)
     culprit, between = candidate.culprit or (location.culprit, location.between)
     seen = sides.graph.records[output]
+    where = f"{seen.operation} of {seen.path or 'the root'}"
     text = (
-        f"with {candidate.change} the difference at {seen.operation} of {seen.path or 'the root'}, "
+        f"with {candidate.change} the difference at {where}, "
         f"element by element, falls from {gaps[0]:.1e} to {gaps[1]:.1e}"
     )
     return Diagnosis(

@@ -19,6 +19,9 @@ from pytest_fwcompare.diagnose.replay import Replay
 BUDGET_S = 40.0
 """Seconds after which no further repairs are tried."""
 
+FURTHER_S = 10.0
+"""Seconds for further differences, once the first is explained."""
+
 EXACT = 1e-11
 """Differences below this are rounding: none of them is better than another."""
 
@@ -145,6 +148,7 @@ def forward(sides: Sides, deadline: float = float("inf")) -> list[Diagnosis]:
         if success is not None:
             values = dict(Replay(sides.graph).run(success.candidate.values))
             sides = sides.repaired(values, success.candidate.values)
+            deadline = min(deadline, monotonic() + FURTHER_S)
     return _followed(found, alone)
 
 

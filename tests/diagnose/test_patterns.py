@@ -199,3 +199,36 @@ def test_a_fault_of_all_layers_is_their_module_s_but_not_a_list_s(container, cul
 
     found = diagnose_pair(Stack(0.1), Stack(0.3), SEQUENCE)
     assert (found.cause, found.culprit) == ("activation-parameter", culprit)
+
+
+def gated_halves(how=""):
+    def middle(net, x):
+        x = torch.cat([x, torch.sin(x)], -1)
+        a, b = x.chunk(2, -1)
+        made = {"": F.glu(x, -1), "halves": torch.sigmoid(a) * b, "tanh": a * torch.tanh(b)}
+        return made.get(how, a * torch.sigmoid(b + 0.1))
+
+    return middle
+
+
+@pytest.mark.parametrize(
+    ("how", "cause"),
+    [("halves", "fused-order"), ("tanh", "activation-variant"), ("shifted", None)],
+)
+def test_gated_linear_units(how: str, cause: str | None) -> None:
+    found = diagnose_pair(Net(gated_halves()), Net(gated_halves(how)), SEQUENCE)
+    assert found.cause == cause, found.evidence
+
+
+def test_a_table_of_waves_in_another_base() -> None:
+    steps = torch.arange(5, dtype=torch.float64)[:, None]
+
+    def turned(base, power=1.0):
+        rates = base ** (-torch.arange(4, dtype=torch.float64) / 4)
+        table = torch.cat([torch.sin(steps * rates), torch.cos(steps * rates) * power], -1)
+        return lambda net, x: x + table * 1.0
+
+    right = Net(turned(10000.0))
+    found = diagnose_pair(right, Net(turned(1000.0)), SEQUENCE)
+    assert found.cause == "position", found.evidence
+    assert diagnose_pair(right, Net(turned(10000.0, 0.9)), SEQUENCE).cause is None

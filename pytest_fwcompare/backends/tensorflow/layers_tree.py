@@ -31,5 +31,16 @@ def layer_owned(
 
 
 def layer_scopes(model: Any) -> Scopes:
-    """Names of the model's layers, and that of the model, which is no part of their paths."""
-    return Scopes(frozenset(str(layer.name) for layer in all_layers(model)), model.name)
+    """Names of the model's layers, and that of the model, which is no part of their paths.
+
+    Cells and directions are parts of their recurrent layer, as they are in torch.
+    """
+    inner = {
+        id(part)
+        for layer in all_layers(model)
+        if hasattr(layer, "cell") or hasattr(layer, "backward_layer")
+        for part in all_layers(layer)
+        if part is not layer
+    }
+    layers = [layer for layer in all_layers(model) if id(layer) not in inner]
+    return Scopes(frozenset(str(layer.name) for layer in layers), model.name)

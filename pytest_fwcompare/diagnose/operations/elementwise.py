@@ -321,6 +321,23 @@ def arithmetic(arguments: Arguments, options: Mapping[str, Any]) -> Array:
     return np.asarray(BINARY[options["function"]](left, right), dtype=np.float64)
 
 
+def _gates(record: Recorded) -> Iterator[Guess]:
+    x = record.arguments[0]
+    named = record.attributes.get("dim", record.attributes.get("axis", -1))
+    axes = [named] if isinstance(named, int) else []
+    for axis in [*axes, *range(x.ndim)]:
+        yield (x,), {"axis": int(axis) % max(x.ndim, 1)}
+
+
+@rule("gated", "glu", guesses=_gates)
+def gated(arguments: Arguments, options: Mapping[str, Any]) -> Array:
+    """One half along an axis times the sigmoid of the other; the first gates if "swapped"."""
+    parts = np.split(np.asarray(arguments[0], np.float64), 2, axis=options["axis"])
+    value, gate = reversed(parts) if options.get("swapped") else parts
+    function = ACTIVATIONS[options.get("function", "sigmoid")]
+    return np.asarray(value * function(gate))
+
+
 def _unchanged(record: Recorded) -> Iterator[Guess]:
     for argument in record.arguments[:1]:
         if argument.shape == record.value.shape:

@@ -88,7 +88,7 @@ def parameters(spot: Spot) -> Iterator[Candidate]:
     for option, grid in PARAMETERS.get(name, {}).items():
         own = options.get(option, DEFAULTS[option])
         if isinstance(own, np.ndarray):
-            continue
+            own = "one for each channel"
         if name == "gelu" and options.get("approximate") != "tanh":
             continue
         yield from spot.solved("activation-parameter", option, option, own, grid)

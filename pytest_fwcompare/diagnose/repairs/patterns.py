@@ -39,6 +39,15 @@ def gate(spot: Spot) -> Iterator[Candidate]:
             yield Candidate("activation-place", text, {spot.place: value}, places=(spot.place,))
 
 
+@repair("gated")
+def halves(spot: Spot) -> Iterator[Candidate]:
+    """A gated linear unit with its halves exchanged, or another gate."""
+    yield from spot.change("fused-order", "the halves exchanged", swapped=True)
+    for name in ("tanh", "silu", "gelu", "relu", "identity"):
+        text = f"a gate by {name} (reference sigmoid)"
+        yield from spot.change("activation-variant", text, function=name)
+
+
 @repair("activation", "arithmetic")
 def centred_by_hand(spot: Spot) -> Iterator[Candidate]:
     """A norm x / sqrt(mean(x^2) + eps), step by step: the mean of x subtracted first."""

@@ -51,6 +51,9 @@ def residual(spot: Spot) -> Iterator[Candidate]:
             value = spot.graph.records[place].value
             if value.shape != own.shape or not spot.sides.telling(place) or place in passed:
                 continue
+            # What the reference computes and throws away is no place to take anything from.
+            if place not in spot.graph.live:
+                continue
             if not spot.sides.right[place] or any(_equal(value, other) for other in seen):
                 continue
             record = spot.graph.records[place]
@@ -89,6 +92,8 @@ def other_source(spot: Spot) -> Iterator[Candidate]:
         record = spot.graph.records[place]
         inside = record.path == holder or record.path.startswith(holder + ".") or not holder
         if not inside or record.value.shape != own.shape or not spot.sides.telling(place):
+            continue
+        if place not in spot.graph.live:
             continue
         if not spot.sides.right[place] or _equal(record.value, own):
             continue
