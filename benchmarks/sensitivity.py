@@ -196,7 +196,8 @@ def plot(rows: Rows, path: Path) -> None:
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("smallest relative error noticed")
     panels[-1].plot([], [], "x", color="#333333", label="the right port is objected to")
-    panels[-1].legend(fontsize=8)
+    handles, labels = panels[-1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=5)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_fwcompare.backends.base import Array, Recorded
+from pytest_fwcompare.backends.base import Array, Parameter, Recorded
 from pytest_fwcompare.diagnose.align import match
 from pytest_fwcompare.errors import MappingError, ModelError, OutOfMemory, UsageError
 from pytest_fwcompare.inputs.examples import Example, Plan
@@ -126,22 +126,23 @@ def order_of_use(
     def in_use() -> InUse | None:
         pair = make_pair(Mapping(()))
         point = pair.point(example or telling_example(pair.plan))
-        recorded = []
+        listed: list[list[Parameter]] = []
+        siblings: tuple[tuple[str, ...], ...] = ()
         for role in ("reference", "port"):
-            given = pair.arguments(role, point.inputs)
+            side, given = pair.opened(role).side, pair.arguments(role, point.inputs)
             try:
-                passed = pair.opened(role).side.forward(
-                    given, precision="double", gradients=False, record=True
-                )
+                passed = side.forward(given, precision="double", gradients=False, record=True)
             except ModelError:
                 return None
-            recorded.append(passed.recorded())
-        ours, theirs = pair.reference.side.parameters(), pair.port.side.parameters()
-        return InUse(
-            by_use(ours, recorded[0]),
-            by_use(theirs, recorded[1]),
-            siblings_of(ours, recorded[0]),
-        )
+            # The values of one side go before those of the other come.
+            records = [
+                replace(record, value=np.zeros(0), arguments=()) for record in passed.recorded()
+            ]
+            del passed
+            listed.append(by_use(side.parameters(), records))
+            if role == "reference":
+                siblings = siblings_of(side.parameters(), records)
+        return InUse(listed[0], listed[1], siblings)
 
     return in_use
 
