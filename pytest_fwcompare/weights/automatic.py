@@ -125,6 +125,8 @@ class Search:
             named = defined.names_tell(plan)
             self.made = used
             for other in (used.plan, *used.others) if named else (*used.others, used.plan):
+                if named and defined.names_forbid(plan, used.mapping(other)):
+                    continue  # a port that takes the key for the query is wrong, not named oddly
                 found = self.ask(other)
                 # Where names mean nothing, the order of use says more than that of definition.
                 tie = best is None and not named and not known.better_than(found)

@@ -162,6 +162,29 @@ class Candidates:
         ]
         return bool(found) and sum(found) / len(found) >= TELLING_NAMES
 
+    def names_forbid(self, plan: Plan, other: Mapping) -> bool:
+        """Whether another mapping exchanges what names tell apart in a plan."""
+        units = [
+            {slot.name: i for i, unit in enumerate(side) for slot in unit.slots}
+            for side in (self.aligner.reference, self.aligner.port)
+        ]
+        single = [group for group in plan.groups if len(group[0]) == len(group[1]) == 1]
+        by_reference = {ones[0]: others[0] for ones, others in single}
+        by_port = {others[0]: ones[0] for ones, others in single}
+        for link in other.links:
+            for source in link.sources:
+                mine, theirs = units[0].get(source), units[1].get(link.port)
+                if mine not in by_reference or theirs not in by_port:
+                    continue
+                assert mine is not None
+                assert theirs is not None
+                if by_reference[mine] == theirs:
+                    continue
+                straight = ((mine,), (by_reference[mine],)), ((by_port[theirs],), (theirs,))
+                if self.aligner.told_apart(*straight):
+                    return True
+        return False
+
     def drafts(self) -> list[Draft]:
         """All drafts of the plan with one source at least."""
         found = [self.aligner.pairing(group) for group in self.plan.groups]
