@@ -317,3 +317,24 @@ def test_shuffled_trees_of_tensorflow(framework):
     )
     found = fwc.compare(reference, Port(), inputs={"x": fwc.TensorSpec((3, 4))}, examples=4)
     assert found.passed, found.summary()
+
+
+class Named(nn.Module):
+    """Attention whose layers say what they are; `exchanged` takes the key for the query."""
+
+    def __init__(self, exchanged: bool):
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(4, 4) for _ in range(3))
+        self.output, self.exchanged = nn.Linear(4, 4), exchanged
+
+    def forward(self, x):
+        query, key = (self.key, self.query) if self.exchanged else (self.query, self.key)
+        scores = torch.softmax(query(x) @ key(x).transpose(1, 2) / 2, -1)
+        return self.output(scores @ self.value(x))
+
+
+@pytest.mark.parametrize("exchanged", [False, True])
+def test_the_order_of_use_excuses_no_exchange_that_names_deny(exchanged):
+    inputs = {"x": fwc.TensorSpec((2, 3, 4))}
+    found = fwc.compare(Named(False), Named(exchanged), inputs=inputs, examples=4, explain=False)
+    assert found.verdict == ("semantic" if exchanged else "equivalent"), found.summary()
