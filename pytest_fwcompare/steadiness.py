@@ -27,6 +27,9 @@ largest value; in roundings of the working dtype."""
 MOVED = 3
 """Draws of the jitter that a mode is held against."""
 
+NEIGHBOURS = 2
+"""Nearby points at which a difference of modes must show too."""
+
 ROLES = ("reference", "port")
 
 
@@ -126,12 +129,24 @@ def between_calls(
 def unlike_eager(pair: Pair, role: str, point: Point, mode: str) -> Unsteady | None:
     """A side whose mode computes another function than its own eager mode.
 
+    It must show at nearby points too: at a kink (a tie of max pooling, relu at zero) each may
+    choose a subgradient of its own.
+
     Args:
         pair: both sides.
         role: the side.
         point: where.
         mode: "graph" or "compiled".
     """
+    found = _apart_from_eager(pair, role, point, mode)
+    for seed in range(1, NEIGHBOURS + 1):
+        if found is None:
+            break
+        found = _apart_from_eager(pair, role, pair.near(point, seed), mode)
+    return found
+
+
+def _apart_from_eager(pair: Pair, role: str, point: Point, mode: str) -> Unsteady | None:
     side = pair.opened(role).side
     switched = side.eagerly()
     if switched is None:

@@ -206,3 +206,21 @@ def test_a_numpy_port_has_one_mode_and_is_compared_in_any():
         torch.nn.Tanh(), np.tanh, inputs=INPUTS, mode="graph", checks=("forward",), examples=3
     )
     assert (found.verdict, found.mode) == ("equivalent", "graph")
+
+
+def test_a_mode_may_choose_another_subgradient_at_a_kink():
+    torch = pytest.importorskip("torch")
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(4))
+
+        def forward(self, x):
+            y = x * self.scale
+            # The same values; at zero the derivative is 1 in one and 0 in the other.
+            return y.clamp(min=0) if torch.compiler.is_compiling() else torch.relu(y)
+
+    grid = {"x": fwc.TensorSpec(("batch", 4), kind="grid")}
+    found = fwc.compare(Model(), Model(), inputs=grid, mode="graph", examples=4)
+    assert found.verdict in ("equivalent", "subgradient"), found.summary()

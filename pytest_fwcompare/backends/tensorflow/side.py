@@ -362,6 +362,12 @@ class TensorFlowSide(Side):
         finally:
             self.mode = before
 
+    def _scope(self) -> AbstractContextManager[Any]:
+        """The device, unless there is no other: a scope costs every eager operation a little."""
+        if self.device == "/CPU:0" and not tf.config.list_logical_devices("GPU"):
+            return nullcontext()
+        return tf.device(self.device)  # type: ignore[no-any-return]
+
     @contextmanager
     def placed(self) -> Iterator[None]:
         """On the device, with TF32 only where the working dtype is that."""
@@ -371,7 +377,7 @@ class TensorFlowSide(Side):
         if before != wanted:
             allow(wanted)
         try:
-            with tf.device(self.device):
+            with self._scope():
                 yield
             if allowed() != wanted:
                 self.note_reduced(f"TF32 switched {'on' if allowed() else 'off'} by the model")
