@@ -178,8 +178,12 @@ class JaxSide(Side):
     def context(self, precision: Precision) -> Iterator[None]:
         """64-bit mode as the precision needs it, on the device, TF32 only where asked for."""
         with contextlib.ExitStack() as stack:
-            stack.enter_context(x64(self._dtype_of(precision).itemsize == 8))
-            stack.enter_context(jax.default_device(self.device))
+            # What is set anyhow is not set again: it would cost every eager operation a little.
+            wide = self._dtype_of(precision).itemsize == 8
+            if bool(jax.config.jax_enable_x64) != wide:
+                stack.enter_context(x64(wide))
+            if jax.config.jax_default_device is not None or self.device != jax.devices()[0]:
+                stack.enter_context(jax.default_device(self.device))
             wanted = "highest"
             if self.format.name == "tf32" and precision == "working":
                 wanted = "tensorfloat32"
