@@ -372,7 +372,7 @@ def sibling_choices(made: Candidates) -> list[Choice]:
 def _sibling_units(made: Candidates, names: Sequence[str]) -> list[tuple[int, ...]]:
     """The reference's units of those parameters, if shapes allow to exchange what they pair with.
 
-    Sets that names tell apart are left alone.
+    Sets of which names tell any apart are left alone.
     """
     holders = {
         slot.name: i for i, unit in enumerate(made.aligner.reference) for slot in unit.slots
@@ -380,7 +380,7 @@ def _sibling_units(made: Candidates, names: Sequence[str]) -> list[tuple[int, ..
     wanted = [(holders[name],) for name in names if name in holders]
     for some in made.aligner.exchangeable(made.plan.groups):
         mine = [group for group in some if group[0] in wanted]
-        apart = all(made.aligner.told_apart(one, other) for one, other in combinations(mine, 2))
+        apart = any(made.aligner.told_apart(one, other) for one, other in combinations(mine, 2))
         if 1 < len(mine) <= MOST_SIBLINGS and not apart:
             return [ones for ones, _ in mine]
     return []
