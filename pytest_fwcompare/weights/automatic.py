@@ -130,7 +130,8 @@ class Search:
                 found = self.ask(other)
                 # Where names mean nothing, the order of use says more than that of definition.
                 tie = best is None and not named and not known.better_than(found)
-                if clearly_better(found, known) or tie:
+                # Telling names are overruled only by outputs that then agree.
+                if found.settled or (not named and (clearly_better(found, known) or tie)):
                     best, known = other, found
             if best is None:
                 self.made = defined
