@@ -293,22 +293,18 @@ def test_training_mode_gives_buffers_and_puts_them_back():
     assert np.array_equal(inference.buffers()["running_var"], np.ones(4))
 
 
-def test_a_random_model_shows_it_in_inference_and_repeats_itself_in_training():
+@pytest.mark.parametrize("training", [False, True])
+def test_a_random_model_shows_that_it_is(training):
+    """Where no masks are shared, so that what is random is found by calling twice."""
     side = adopt(Returns(lambda y: nn.functional.dropout(y, 0.5)))
     first, second = (
-        side.forward([argument(np.ones((64, 4)))], precision="double").outputs["output"]
+        side.forward([argument(np.ones((64, 4)))], precision="double", training=training).outputs[
+            "output"
+        ]
         for _ in range(2)
     )
+    assert (first == 0).any()
     assert not np.array_equal(first, second)
-    side = adopt(nn.Sequential(nn.Dropout(0.5)))
-    wide = argument(np.ones((64, 4)))
-    trained = [
-        side.forward([wide], precision=precision, training=True).outputs["output"]
-        for precision in ("working", "double", "working")
-    ]
-    assert (trained[0] == 0).any()
-    assert np.array_equal(trained[0], trained[1])
-    assert np.array_equal(trained[0], trained[2])
 
 
 @pytest.mark.parametrize("mode", ["graph", pytest.param("compiled", marks=pytest.mark.slow)])
