@@ -59,9 +59,9 @@ def flags_of(case, fault: str | None) -> dict[str, bool]:
     import corpus
     import torch
 
+    from pytest_fwcompare.comparing.request import Story, check_request
     from pytest_fwcompare.comparison import make_pair, prepare
     from pytest_fwcompare.inputs.values import Draw
-    from pytest_fwcompare.request import Story, check_request
     from pytest_fwcompare.sides import open_side
 
     torch.manual_seed(0)

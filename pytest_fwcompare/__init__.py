@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 _PLACES = {
     "compare": "pytest_fwcompare.comparison",
-    "attribute": "pytest_fwcompare.attribution",
+    "attribute": "pytest_fwcompare.comparing.attribution",
     "NumpyFunction": "pytest_fwcompare.backends.numpy",
     "compare_training": "pytest_fwcompare.training",
     "odd_one_out": "pytest_fwcompare.judge.odd",
@@ -31,8 +31,8 @@ __all__ = [*_PLACES, *_MODULES, "__version__"]
 
 if TYPE_CHECKING:
     from pytest_fwcompare import networks as networks
-    from pytest_fwcompare.attribution import attribute as attribute
     from pytest_fwcompare.backends.numpy import NumpyFunction as NumpyFunction
+    from pytest_fwcompare.comparing.attribution import attribute as attribute
     from pytest_fwcompare.comparison import compare as compare
     from pytest_fwcompare.errors import FwcompareError as FwcompareError
     from pytest_fwcompare.errors import UsageError as UsageError

@@ -12,27 +12,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pytest_fwcompare.attempts import attempted
-from pytest_fwcompare.conclusion import conclude, time_sides
+from pytest_fwcompare.comparing.attempts import attempted
+from pytest_fwcompare.comparing.conclusion import conclude, time_sides
+from pytest_fwcompare.comparing.judging import judge_examples
+from pytest_fwcompare.comparing.link import choose_mapping, telling_example
+from pytest_fwcompare.comparing.request import Repro, Request, Story, check_request
 from pytest_fwcompare.errors import FwcompareError, ModelError, OutOfMemory
 from pytest_fwcompare.gate.digest import digest_of
 from pytest_fwcompare.golden.replay import GoldenPair, GoldenReference, GoldenSide
 from pytest_fwcompare.inputs.examples import Example
 from pytest_fwcompare.inputs.spec import TensorSpec
-from pytest_fwcompare.judging import judge_examples
-from pytest_fwcompare.link import choose_mapping, telling_example
-from pytest_fwcompare.outputs import StructureError
-from pytest_fwcompare.pair import Pair
-from pytest_fwcompare.points import arguments
 from pytest_fwcompare.progress import tell
 from pytest_fwcompare.randomness import seeded
 from pytest_fwcompare.records import (
     Comparison,
     Examples,
 )
-from pytest_fwcompare.request import Repro, Request, Story, check_request
+from pytest_fwcompare.running.outputs import StructureError
+from pytest_fwcompare.running.pair import Pair
+from pytest_fwcompare.running.points import arguments
+from pytest_fwcompare.running.supply import Source
 from pytest_fwcompare.sides import Opened, open_side
-from pytest_fwcompare.supply import Source
 from pytest_fwcompare.workers.isolation import guarded
 
 LARGE = 4_000_000

@@ -15,8 +15,8 @@ from pytest_fwcompare.errors import UsageError
 from pytest_fwcompare.inputs.examples import Example, Plan
 from pytest_fwcompare.judge.distances import finite_maximum, unit_roundoff
 from pytest_fwcompare.judge.verdict import Assessment, Observed, assess, moved
-from pytest_fwcompare.pair import Pair
-from pytest_fwcompare.points import Point
+from pytest_fwcompare.running.pair import Pair
+from pytest_fwcompare.running.points import Point
 
 ROLES = ("reference", "port")
 LOSS_ROW = "gradient of the loss by output"

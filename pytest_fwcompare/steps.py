@@ -10,6 +10,7 @@ import numpy as np
 
 from pytest_fwcompare.backends.base import Array, Parameter
 from pytest_fwcompare.backends.optimizers import Stepper, open_stepper
+from pytest_fwcompare.comparing.request import Request, Story
 from pytest_fwcompare.diagnose.optimizers import Series
 from pytest_fwcompare.diagnose.updates import explain_updates
 from pytest_fwcompare.errors import UsageError
@@ -19,10 +20,9 @@ from pytest_fwcompare.judge.tally import Finding, Tally, plain_verdict
 from pytest_fwcompare.judge.updates import judge_update
 from pytest_fwcompare.judge.verdict import Assessment, assess, moved
 from pytest_fwcompare.losses import LOSS_ROW, Loss
-from pytest_fwcompare.pair import Pair
-from pytest_fwcompare.points import Point
 from pytest_fwcompare.records import Comparison, ExampleRecord, Examples
-from pytest_fwcompare.request import Request, Story
+from pytest_fwcompare.running.pair import Pair
+from pytest_fwcompare.running.points import Point
 from pytest_fwcompare.weights.mapping import Link
 
 ROLES = ("reference", "port")

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from pytest_fwcompare.comparing.request import Request, Story, check_request
 from pytest_fwcompare.comparison import calm_threads, make_pair, prepare
 from pytest_fwcompare.errors import ModelError, UsageError
 from pytest_fwcompare.inputs.spec import TensorSpec
 from pytest_fwcompare.losses import check_loss
-from pytest_fwcompare.outputs import StructureError
 from pytest_fwcompare.records import Comparison
-from pytest_fwcompare.request import Request, Story, check_request
+from pytest_fwcompare.running.outputs import StructureError
 from pytest_fwcompare.sides import Opened, open_side
 from pytest_fwcompare.steps import ROLES, Run, Schedule, Training
 

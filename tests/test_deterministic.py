@@ -106,7 +106,7 @@ def test_examples_are_planned_and_not_searched_for(monkeypatch: pytest.MonkeyPat
     def search(*_: Any) -> None:
         raise AssertionError("searched")
 
-    monkeypatch.setattr("pytest_fwcompare.judging.search", search)
+    monkeypatch.setattr("pytest_fwcompare.comparing.judging.search", search)
     found = made(function, deterministic=True)
     assert found.examples.count == 3
     with pytest.raises(AssertionError, match="searched"):

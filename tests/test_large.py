@@ -10,8 +10,8 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 import pytest_fwcompare as fwc  # noqa: E402
-from pytest_fwcompare import arrays  # noqa: E402
 from pytest_fwcompare.backends.torch.adopt import TorchSide  # noqa: E402
+from pytest_fwcompare.running import arrays  # noqa: E402
 from pytest_fwcompare.weights.transforms import Transpose  # noqa: E402
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from pytest_fwcompare.dropout.masks import Key, Site, Table
 
 if TYPE_CHECKING:
-    from pytest_fwcompare.pair import Pair
-    from pytest_fwcompare.points import Point
+    from pytest_fwcompare.running.pair import Pair
+    from pytest_fwcompare.running.points import Point
 
 AGREE = 1e-7
 """Difference of outputs in float64 from which on they do not agree; TensorFlow's GELU has 5e-9."""

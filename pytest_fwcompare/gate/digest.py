@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 
 from pytest_fwcompare.inputs.examples import Example
-from pytest_fwcompare.pair import Pair
-from pytest_fwcompare.points import Run
 from pytest_fwcompare.records import Digest, Fingerprint
+from pytest_fwcompare.running.pair import Pair
+from pytest_fwcompare.running.points import Run
 
 WAVES = (0.7548776662466927, 0.5698402909980532)
 """Steps of the two waves: powers of the plastic number's inverse, whose multiples never align."""

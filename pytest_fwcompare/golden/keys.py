@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from pytest_fwcompare.backends.base import Argument, Array
-from pytest_fwcompare.points import Point
+from pytest_fwcompare.running.points import Point
 
 OWN = "own"
 """Stands for the weights that a side came with."""

@@ -22,6 +22,7 @@ from pytest_fwcompare.backends.base import (
     Side,
     Stopwatch,
 )
+from pytest_fwcompare.comparing.request import Request
 from pytest_fwcompare.dropout import Site, current
 from pytest_fwcompare.dropout.masks import Key
 from pytest_fwcompare.errors import ModelError, UsageError
@@ -30,9 +31,8 @@ from pytest_fwcompare.golden.intermediates import decode
 from pytest_fwcompare.golden.store import GoldenError, Reader
 from pytest_fwcompare.inputs.examples import Example, Plan
 from pytest_fwcompare.inputs.values import Draw
-from pytest_fwcompare.pair import Pair
-from pytest_fwcompare.points import Point
-from pytest_fwcompare.request import Request
+from pytest_fwcompare.running.pair import Pair
+from pytest_fwcompare.running.points import Point
 from pytest_fwcompare.sides import Opened
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from pytest_fwcompare.golden.store import INDEX, GoldenError
 
 if TYPE_CHECKING:
+    from pytest_fwcompare.comparing.request import Request
     from pytest_fwcompare.records import Comparison
-    from pytest_fwcompare.request import Request
 
 LONGEST = 80
 """Characters of a test's name in the name of its folder."""
@@ -86,8 +86,8 @@ def asked(keywords: Mapping[str, Any]) -> Request:
     """The request that `compare` makes of its keywords."""
     from dataclasses import replace
 
+    from pytest_fwcompare.comparing.request import check_request
     from pytest_fwcompare.comparison import compare
-    from pytest_fwcompare.request import check_request
 
     bound = inspect.signature(compare).bind(None, None, **keywords)
     bound.apply_defaults()

@@ -17,9 +17,9 @@ from pytest_fwcompare.judge.distances import unit_roundoff
 from pytest_fwcompare.networks.graph import Network
 
 if TYPE_CHECKING:
-    from pytest_fwcompare.pair import Pair
-    from pytest_fwcompare.points import Point
     from pytest_fwcompare.records import Comparison
+    from pytest_fwcompare.running.pair import Pair
+    from pytest_fwcompare.running.points import Point
     from pytest_fwcompare.weights.mapping import Link
 
 Array = np.ndarray

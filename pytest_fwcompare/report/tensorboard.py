@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
+from pytest_fwcompare.comparing.histograms import histogram
 from pytest_fwcompare.errors import UsageError
-from pytest_fwcompare.histograms import histogram
 from pytest_fwcompare.recording import Result
 from pytest_fwcompare.records import Comparison, Timing
 from pytest_fwcompare.report.facts import measured, name_of

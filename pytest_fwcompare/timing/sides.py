@@ -24,7 +24,7 @@ from pytest_fwcompare.timing.rounds import Durations, measure, quartiles, ratio
 if TYPE_CHECKING:
     from pytest_fwcompare.inputs.examples import Example, Plan
     from pytest_fwcompare.networks import Network
-    from pytest_fwcompare.pair import Pair
+    from pytest_fwcompare.running.pair import Pair
     from pytest_fwcompare.sides import Opened
 
 NO_CALLS = Stopwatch(lambda: None, None)
@@ -103,7 +103,7 @@ def time_network(
         memory: measure the peak of each framework in a process of its own, which costs seconds.
     """
     from pytest_fwcompare.inputs.examples import plan
-    from pytest_fwcompare.points import arguments
+    from pytest_fwcompare.running.points import arguments
     from pytest_fwcompare.sides import InFramework, open_side
 
     planned = plan(inputs, ("given",), 0)
@@ -157,7 +157,7 @@ def with_footprint(
 
 def timed_example(planned: Plan) -> Example:
     """The example to time: dense normal values, a batch of `BATCH` where the batch is free."""
-    from pytest_fwcompare.link import telling_example
+    from pytest_fwcompare.comparing.link import telling_example
 
     example = telling_example(planned)
     sizes = tuple((n, BATCH if n in ("batch", "N") else size) for n, size in example.sizes)

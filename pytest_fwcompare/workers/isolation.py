@@ -20,7 +20,7 @@ from pytest_fwcompare.workers import pool
 from pytest_fwcompare.workers.sources import source_of
 
 if TYPE_CHECKING:
-    from pytest_fwcompare.request import Request
+    from pytest_fwcompare.comparing.request import Request
 
 ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 

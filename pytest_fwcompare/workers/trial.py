@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from pytest_fwcompare.comparing.request import Request
 from pytest_fwcompare.errors import FwcompareError, UsageError, WorkerDied
 from pytest_fwcompare.networks.plain import to_plain
-from pytest_fwcompare.request import Request
 from pytest_fwcompare.sides import InFramework, Opened, open_side
 from pytest_fwcompare.workers import pool
 from pytest_fwcompare.workers.isolation import known_danger, model_of_factory, stays_here
@@ -101,8 +101,8 @@ def _dies(candidate: Candidate, role: str, request: Request) -> bool:
 
 def _run(opened: Opened, role: str, request: Request) -> None:
     """Forward and backward, as the comparison will."""
-    from pytest_fwcompare.link import telling_example
-    from pytest_fwcompare.points import arguments
+    from pytest_fwcompare.comparing.link import telling_example
+    from pytest_fwcompare.running.points import arguments
 
     plan, side = request.plan, opened.side
     backward = "backward" in request.checks and opened.backend.can_differentiate

@@ -7,8 +7,8 @@ import pytest
 
 import pytest_fwcompare as fwc
 from pytest_fwcompare.backends.base import Recorded
+from pytest_fwcompare.comparing.overflow import Beyond, first_beyond
 from pytest_fwcompare.formats import FORMATS
-from pytest_fwcompare.overflow import Beyond, first_beyond
 
 torch = pytest.importorskip("torch")
 

@@ -93,7 +93,7 @@ def test_a_stopwatch_that_does_not_wait_is_told(wrap: Callable[[Any], Any], wait
     )
     opened = dataclasses.replace(opened, side=wrap(opened.side))
     from pytest_fwcompare.inputs.examples import plan
-    from pytest_fwcompare.points import arguments
+    from pytest_fwcompare.running.points import arguments
 
     planned = plan(NETWORK.inputs, ("given",), 0)
     values = planned.arrays(sides.timed_example(planned))

@@ -12,13 +12,13 @@ from pytest_fwcompare.backends.base import Precision
 from pytest_fwcompare.formats import format_of
 from pytest_fwcompare.judge.distances import finite_maximum, same_nonfinite, unit_roundoff
 from pytest_fwcompare.judge.verdict import PRECISION_FACTOR
-from pytest_fwcompare.observation import parallel
-from pytest_fwcompare.observing import Observer
-from pytest_fwcompare.points import Point, Run
 from pytest_fwcompare.records import Verdict
+from pytest_fwcompare.running.observation import parallel
+from pytest_fwcompare.running.observing import Observer
+from pytest_fwcompare.running.points import Point, Run
 
 if TYPE_CHECKING:
-    from pytest_fwcompare.pair import Pair
+    from pytest_fwcompare.running.pair import Pair
 
 SELF_DIFFERENCE = 168.0
 """Two equal calls may differ by the order of a threaded sum, not by more: in float32 1e-5 of the

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pytest_fwcompare.comparing.steadiness import Unsteady
 from pytest_fwcompare.errors import ModelError, UsageError
 from pytest_fwcompare.inputs.examples import Example, Plan, plan
 from pytest_fwcompare.inputs.spec import TensorSpec
 from pytest_fwcompare.judge.tally import Tally
 from pytest_fwcompare.sides import check_axes
-from pytest_fwcompare.steadiness import Unsteady
 
 CHECKS = ("forward", "backward", "training")
 

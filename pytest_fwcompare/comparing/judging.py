@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from pytest_fwcompare.comparing.request import Request, Story
+from pytest_fwcompare.comparing.steadiness import ROLES, between_calls, unlike_eager
+from pytest_fwcompare.comparing.trial import judge_example, runs_alone
 from pytest_fwcompare.errors import ModelError, OutOfMemory
 from pytest_fwcompare.inputs.examples import Example, search
 from pytest_fwcompare.judge.tally import ORDER, Finding
-from pytest_fwcompare.pair import Pair
 from pytest_fwcompare.progress import tell
-from pytest_fwcompare.request import Request, Story
-from pytest_fwcompare.steadiness import ROLES, between_calls, unlike_eager
-from pytest_fwcompare.trial import judge_example, runs_alone
+from pytest_fwcompare.running.pair import Pair
 
 
 def judge_examples(pair: Pair, request: Request, story: Story) -> None:

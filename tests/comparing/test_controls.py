@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import pytest_fwcompare as fwc
-from pytest_fwcompare.controls import nothing_noticed
+from pytest_fwcompare.comparing.controls import nothing_noticed
 from pytest_fwcompare.records import Control, Controls
 
 torch = pytest.importorskip("torch")

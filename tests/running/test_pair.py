@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 import pytest_fwcompare as fwc  # noqa: E402
-from pytest_fwcompare.observing import Observer  # noqa: E402
+from pytest_fwcompare.running.observing import Observer  # noqa: E402
 
 EXAMPLES = 6
 

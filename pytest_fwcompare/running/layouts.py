@@ -9,7 +9,7 @@ import numpy as np
 
 from pytest_fwcompare.backends.base import Array, Pass
 from pytest_fwcompare.inputs.spec import TensorSpec
-from pytest_fwcompare.outputs import StructureError, pair_outputs
+from pytest_fwcompare.running.outputs import StructureError, pair_outputs
 from pytest_fwcompare.sides import Opened
 
 Axes = tuple[int, ...]

@@ -248,7 +248,7 @@ def test_a_side_without_a_model_here_is_passed_over() -> None:
     """A side in a worker says that it is of Keras, but its layers are elsewhere."""
     from types import SimpleNamespace
 
-    from pytest_fwcompare.attribution import attribute_culprit
+    from pytest_fwcompare.comparing.attribution import attribute_culprit
 
     remote = SimpleNamespace(side=SimpleNamespace(framework="keras@jax", library="keras"))
     pair = SimpleNamespace(reference=remote, port=remote)
@@ -309,7 +309,7 @@ def test_other_dtypes_are_judged_in_their_own_units(dtype) -> None:
 
 
 def test_a_layer_too_large_for_numpy_is_told_so(monkeypatch) -> None:
-    monkeypatch.setattr("pytest_fwcompare.attribution.MOST", 10)
+    monkeypatch.setattr("pytest_fwcompare.comparing.attribution.MOST", 10)
     (found,) = fwc.attribute(layers.Dense(3), RNG.normal(size=(2, 4)), backends=())
     assert found.fault == "undecided"
     assert found.notes[0].endswith("23 values are too many for NumPy")

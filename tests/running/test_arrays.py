@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pytest_fwcompare.arrays import Lazy, Shelf, is_large, pieces
+from pytest_fwcompare.running.arrays import Lazy, Shelf, is_large, pieces
 
 
 def test_lazy_arrays_are_made_when_they_are_asked_for():

@@ -18,11 +18,11 @@ from pytest_fwcompare.backends.base import Array, Recorded
 from pytest_fwcompare.errors import FwcompareError
 from pytest_fwcompare.formats import Format, format_of
 from pytest_fwcompare.judge.verdict import SEMANTIC_FACTOR, Assessment
-from pytest_fwcompare.points import Point
 from pytest_fwcompare.records import Verdict
+from pytest_fwcompare.running.points import Point
 
 if TYPE_CHECKING:
-    from pytest_fwcompare.pair import Pair
+    from pytest_fwcompare.running.pair import Pair
 
 FILL = 9e8
 """From here on a negative number that stands in many places fills what a mask covers. It becomes

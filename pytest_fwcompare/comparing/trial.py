@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from pytest_fwcompare.comparing.overflow import excused, overflow_at
 from pytest_fwcompare.errors import ModelError
 from pytest_fwcompare.inputs.examples import Example
 from pytest_fwcompare.judge.distances import unit_roundoff
 from pytest_fwcompare.judge.tally import TRAINING, Finding, plain_verdict
 from pytest_fwcompare.judge.verdict import Assessment
-from pytest_fwcompare.outputs import StructureError
-from pytest_fwcompare.overflow import excused, overflow_at
-from pytest_fwcompare.pair import Pair
-from pytest_fwcompare.points import Point
 from pytest_fwcompare.records import Verdict
+from pytest_fwcompare.running.outputs import StructureError
+from pytest_fwcompare.running.pair import Pair
+from pytest_fwcompare.running.points import Point
 
 NEIGHBOURS = 2
 """Nearby points that must agree before a verdict that one point could have made up is given."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pytest_fwcompare.arrays import Shelf
 from pytest_fwcompare.backends.base import Array
 from pytest_fwcompare.judge.distances import finite_maximum
 from pytest_fwcompare.judge.measures import largest_of
 from pytest_fwcompare.judge.verdict import Observed
-from pytest_fwcompare.points import Point, Run
+from pytest_fwcompare.running.arrays import Shelf
+from pytest_fwcompare.running.points import Point, Run
 
 
 def rows(

@@ -14,9 +14,9 @@ from pytest_fwcompare.diagnose.align import match
 from pytest_fwcompare.errors import MappingError, ModelError, OutOfMemory, UsageError
 from pytest_fwcompare.inputs.examples import Example, Plan
 from pytest_fwcompare.judge.distances import finite_maximum
-from pytest_fwcompare.outputs import StructureError
-from pytest_fwcompare.pair import Pair
-from pytest_fwcompare.points import Run
+from pytest_fwcompare.running.outputs import StructureError
+from pytest_fwcompare.running.pair import Pair
+from pytest_fwcompare.running.points import Run
 from pytest_fwcompare.sides import Opened
 from pytest_fwcompare.weights.mapping import Evidence, Link, Mapping
 from pytest_fwcompare.weights.usage import InUse, by_use, siblings_of

@@ -10,11 +10,11 @@ from typing import Literal
 import numpy as np
 
 from pytest_fwcompare.backends.base import Array
-from pytest_fwcompare.histograms import histogram
+from pytest_fwcompare.comparing.histograms import histogram
 from pytest_fwcompare.inputs.examples import Example
-from pytest_fwcompare.pair import Pair
-from pytest_fwcompare.points import Run
 from pytest_fwcompare.records import Distribution
+from pytest_fwcompare.running.pair import Pair
+from pytest_fwcompare.running.points import Run
 
 
 def distributions_of(pair: Pair, example: Example) -> tuple[Distribution, ...]:

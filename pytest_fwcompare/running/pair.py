@@ -11,18 +11,18 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pytest_fwcompare import canonical
 from pytest_fwcompare.backends.base import Argument, Array, Parameter, Precision
 from pytest_fwcompare.dropout import Masks, sharing
 from pytest_fwcompare.inputs.examples import Example, Plan
 from pytest_fwcompare.inputs.spec import TensorSpec
 from pytest_fwcompare.judge.distances import representable
 from pytest_fwcompare.judge.verdict import Assessment, Observed, hair, moved, nudged
-from pytest_fwcompare.layouts import Layouts
-from pytest_fwcompare.observing import Observer, training_is_random
-from pytest_fwcompare.points import Point, Run, arguments
+from pytest_fwcompare.running import canonical
+from pytest_fwcompare.running.layouts import Layouts
+from pytest_fwcompare.running.observing import Observer, training_is_random
+from pytest_fwcompare.running.points import Point, Run, arguments
+from pytest_fwcompare.running.supply import Source, Supply
 from pytest_fwcompare.sides import Opened
-from pytest_fwcompare.supply import Source, Supply
 from pytest_fwcompare.weights.mapping import Mapping as WeightMapping
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_fwcompare.histograms import BINS, histogram
+from pytest_fwcompare.comparing.histograms import BINS, histogram
 
 
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=50))

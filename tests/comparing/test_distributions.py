@@ -10,7 +10,7 @@ import torch
 
 import pytest_fwcompare as fwc
 from pytest_fwcompare import TensorSpec
-from pytest_fwcompare.distributions import distribution
+from pytest_fwcompare.comparing.distributions import distribution
 from pytest_fwcompare.records import Comparison, Distribution
 
 INPUTS = {"x": TensorSpec(("batch", 3))}

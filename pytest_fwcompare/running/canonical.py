@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from pytest_fwcompare.arrays import Shelf
 from pytest_fwcompare.backends.base import Array, Pass
 from pytest_fwcompare.inputs.examples import Plan
-from pytest_fwcompare.points import Point
+from pytest_fwcompare.running.arrays import Shelf
+from pytest_fwcompare.running.points import Point
+from pytest_fwcompare.running.supply import Supply
 from pytest_fwcompare.sides import Opened
-from pytest_fwcompare.supply import Supply
 from pytest_fwcompare.weights.mapping import Entries, PullBack
 from pytest_fwcompare.weights.mapping import Mapping as WeightMapping
 

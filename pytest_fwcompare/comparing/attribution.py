@@ -17,20 +17,20 @@ import numpy as np
 from pytest_fwcompare.backends.base import Argument, Array
 from pytest_fwcompare.backends.keras import keras_on
 from pytest_fwcompare.backends.registry import backend
+from pytest_fwcompare.comparing.link import telling_example
 from pytest_fwcompare.diagnose.attribute import Given, judge
 from pytest_fwcompare.errors import FwcompareError, UsageError
 from pytest_fwcompare.inputs.examples import plan
 from pytest_fwcompare.judge.distances import unit_roundoff
-from pytest_fwcompare.link import telling_example
-from pytest_fwcompare.points import Point, arguments
 from pytest_fwcompare.records import Attribution
+from pytest_fwcompare.running.points import Point, arguments
 from pytest_fwcompare.sides import open_side
 
 if TYPE_CHECKING:
     from pytest_fwcompare.backends.keras.adopt import KerasSide
     from pytest_fwcompare.backends.keras.calls import Call
     from pytest_fwcompare.backends.keras.documented import Documented
-    from pytest_fwcompare.pair import Pair
+    from pytest_fwcompare.running.pair import Pair
 
 HAIR = 1e-7
 """How far a point is moved to see whether it is a kink, relative to the largest value."""

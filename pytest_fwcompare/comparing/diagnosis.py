@@ -16,9 +16,9 @@ from pytest_fwcompare.errors import FwcompareError
 from pytest_fwcompare.inputs.examples import Example
 from pytest_fwcompare.judge.distances import unit_roundoff
 from pytest_fwcompare.judge.tally import Finding, Tally
-from pytest_fwcompare.pair import Pair
-from pytest_fwcompare.points import Point, Run
 from pytest_fwcompare.records import Attribution, DepthRow, Verdict
+from pytest_fwcompare.running.pair import Pair
+from pytest_fwcompare.running.points import Point, Run
 
 VANISHED = 1e-6
 """Share of the largest gradient below which another one is not told from zero."""
@@ -171,7 +171,7 @@ def _attribution(
         return {}
     if "keras" not in (pair.reference.side.library, pair.port.side.library):
         return {}
-    from pytest_fwcompare.attribution import attribute_culprit
+    from pytest_fwcompare.comparing.attribution import attribute_culprit
 
     try:
         found = attribute_culprit(

@@ -14,8 +14,8 @@ import numpy as np
 from pytest_fwcompare.backends.base import Precision
 from pytest_fwcompare.judge.distances import difference
 from pytest_fwcompare.judge.verdict import Assessment, Observed, assess_all
-from pytest_fwcompare.observation import origin_of, parallel, rows
-from pytest_fwcompare.points import Point, Run
+from pytest_fwcompare.running.observation import origin_of, parallel, rows
+from pytest_fwcompare.running.points import Point, Run
 
 
 class Runner(Protocol):

@@ -13,9 +13,9 @@ from pytest_fwcompare.errors import ModelError
 from pytest_fwcompare.inputs.examples import Example
 from pytest_fwcompare.judge.distances import finite_maximum, unit_roundoff
 from pytest_fwcompare.judge.verdict import Observed, assess
-from pytest_fwcompare.pair import Pair
-from pytest_fwcompare.points import Point, Run
 from pytest_fwcompare.records import Control, Controls
+from pytest_fwcompare.running.pair import Pair
+from pytest_fwcompare.running.points import Point, Run
 
 RELATIVE = 1e-3
 """Size of a disturbance, relative to the tensor's own scale."""

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pytest_fwcompare.arrays import Lazy, give_back, is_large
 from pytest_fwcompare.backends.base import Array, Precision
 from pytest_fwcompare.building import check_held
 from pytest_fwcompare.inputs.examples import Example
 from pytest_fwcompare.judge.distances import representable
 from pytest_fwcompare.judge.verdict import moved, nudged
+from pytest_fwcompare.running.arrays import Lazy, give_back, is_large
 from pytest_fwcompare.sides import Opened
 from pytest_fwcompare.weights.mapping import Mapping as WeightMapping
 from pytest_fwcompare.weights.randomise import Randomiser

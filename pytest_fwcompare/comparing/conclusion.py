@@ -7,15 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from pytest_fwcompare.controls import disturb, nothing_noticed
-from pytest_fwcompare.diagnosis import Explained, diagnose_finding
+from pytest_fwcompare.comparing.controls import disturb, nothing_noticed
+from pytest_fwcompare.comparing.diagnosis import Explained, diagnose_finding
+from pytest_fwcompare.comparing.request import Request, Story
+from pytest_fwcompare.comparing.trial import judge_example
 from pytest_fwcompare.errors import FwcompareError, ModelError
 from pytest_fwcompare.inputs.examples import Example, shrink
 from pytest_fwcompare.judge.distances import unit_roundoff
 from pytest_fwcompare.judge.tally import Finding
 from pytest_fwcompare.judge.verdict import PRECISION_FACTOR
-from pytest_fwcompare.outputs import StructureError
-from pytest_fwcompare.pair import Pair
 from pytest_fwcompare.progress import tell
 from pytest_fwcompare.records import (
     Comparison,
@@ -27,8 +27,8 @@ from pytest_fwcompare.records import (
     Timing,
     Verdict,
 )
-from pytest_fwcompare.request import Request, Story
-from pytest_fwcompare.trial import judge_example
+from pytest_fwcompare.running.outputs import StructureError
+from pytest_fwcompare.running.pair import Pair
 
 
 def conclude(blank: Comparison, pair: Pair, request: Request, story: Story) -> Comparison:
@@ -150,7 +150,7 @@ def kept_distributions(pair: Pair, request: Request, story: Story) -> tuple[Dist
     """Histograms of parameters and gradients, where they were asked for."""
     if not request.distributions:
         return ()
-    from pytest_fwcompare.distributions import distributions_of
+    from pytest_fwcompare.comparing.distributions import distributions_of
 
     pair.forget_loaded()
     examples = [finding.example for finding in story.tally.findings]
