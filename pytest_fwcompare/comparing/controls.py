@@ -38,9 +38,6 @@ LARGER = (1e-2, 0.1, 1.0)
 FACTORS = (0.1, 1.0, 10.0)
 """Relative sizes by which a thorough look changes epsilons and slopes."""
 
-ELSEWHERE = 3
-"""Other examples that are tried if nothing at all was noticed."""
-
 
 def disturb(
     pair: Pair, example: Example, *, thorough: bool = False, others: Sequence[Example] = ()
@@ -56,7 +53,8 @@ def disturb(
         example: where to judge again.
         thorough: every parameter and buffer, with the smallest size that is noticed, and epsilons
             and slopes where the framework lets them be changed.
-        others: more examples, for a pair that notices nothing.
+        others: more examples, tried one after the other as long as nothing is noticed: the largest
+            of several outputs may stay the largest at any one of them.
     """
     if pair.mapping is None or not pair.share_weights:
         return Controls()
@@ -67,7 +65,7 @@ def disturb(
     if thorough:
         tried += bench.hyperparameters()
     pair.forget_loaded()
-    places = [example, *[e for e in others if e is not example][:ELSEWHERE]]
+    places = [example, *[other for other in others if other is not example]]
     while places and tried and not any(control.noticed for control in tried):
         elsewhere = Bench.at(pair, places.pop(0))
         tried = [elsewhere.smallest(name, LARGER[:1], LARGER[1:]) for name in names]
