@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from pytest_fwcompare import __version__
+from pytest_fwcompare.encoding import encode
 from pytest_fwcompare.errors import UsageError
 from pytest_fwcompare.gate.schema import check, load
-from pytest_fwcompare.records import Digest, Fingerprint, Verdict, encode
+from pytest_fwcompare.records import Digest, Fingerprint, Verdict
 
 FORMAT = 1
 """Version of the file; a reader refuses a newer one."""

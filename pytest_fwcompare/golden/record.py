@@ -20,13 +20,13 @@ from pytest_fwcompare.comparing.request import Request
 from pytest_fwcompare.comparing.steadiness import between_calls
 from pytest_fwcompare.comparing.trial import NEIGHBOURS, runs_alone
 from pytest_fwcompare.comparison import FIRST_EXAMPLES, calm_threads
+from pytest_fwcompare.encoding import encode
 from pytest_fwcompare.errors import FwcompareError, ModelError
 from pytest_fwcompare.golden import keys
 from pytest_fwcompare.golden.recorder import Recorder, RecordingSide
 from pytest_fwcompare.golden.store import GoldenError, Writer
 from pytest_fwcompare.inputs.examples import Example, search
 from pytest_fwcompare.randomness import seeded
-from pytest_fwcompare.records import encode
 from pytest_fwcompare.running.observing import Observer
 from pytest_fwcompare.running.pair import Pair
 from pytest_fwcompare.running.points import Point, arguments

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from pytest_fwcompare import records
+from pytest_fwcompare import encoding
 from pytest_fwcompare.backends.base import Backend, Pass, Side, Stopwatch
 from pytest_fwcompare.backends.registry import backend, owner
 from pytest_fwcompare.errors import FwcompareError, ModelError, UsageError
@@ -261,7 +261,7 @@ class Server:
         opened = Opened(self._side(side), backend(framework))
         values = {key: np.empty(shape, np.bool_) for key, shape in shapes.items()}
         ready = make_ready(name, opened, arguments, values, backward=backward)
-        return records.encode(time_ready([ready])[0])  # type: ignore[no-any-return]
+        return encoding.encode(time_ready([ready])[0])  # type: ignore[no-any-return]
 
 
 CALLS = ("forward", "forward_backward", "backward")

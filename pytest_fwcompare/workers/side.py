@@ -19,8 +19,9 @@ from pytest_fwcompare.backends.base import (
     Side,
     Stopwatch,
 )
+from pytest_fwcompare.encoding import decode
 from pytest_fwcompare.errors import UsageError, WorkerDied
-from pytest_fwcompare.records import Timing, decode
+from pytest_fwcompare.records import Timing
 from pytest_fwcompare.workers.process import Task, Worker
 
 if TYPE_CHECKING:
