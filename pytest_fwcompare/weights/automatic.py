@@ -104,6 +104,7 @@ class Search:
     doubts: int = 0
     tied: dict[str, Choice] = field(default_factory=dict)
     confirmed: set[str] = field(default_factory=set)
+    said: list[str] = field(default_factory=list)
 
     def run(self) -> Mapping:
         """The mapping that explains most."""
@@ -120,25 +121,73 @@ class Search:
         if plan is not self.made.plan:
             self.made = self.made.with_plan(plan)
             plan = self.made.plan
-        if not known.settled and (used := self.by_use()) is not None:
-            defined, best = self.made, None
-            named = defined.names_tell(plan)
-            self.made = used
-            for other in (used.plan, *used.others) if named else (*used.others, used.plan):
-                if named and defined.names_forbid(plan, used.mapping(other)):
-                    continue  # a port that takes the key for the query is wrong, not named oddly
-                found = self.ask(other)
-                # Where names mean nothing, the order of use says more than that of definition.
-                tie = best is None and not named and not known.better_than(found)
-                # Telling names are overruled only by outputs that then agree.
-                if found.settled or (not named and (clearly_better(found, known) or tie)):
-                    best, known = other, found
-            if best is None:
-                self.made = defined
-            else:
-                moved = ["layers are paired in the order in which a forward pass uses them"]
-                self.made = used if best is used.plan else used.with_plan(best)
-                plan = self.made.plan
+        used = None if known.settled else self.by_use()
+        by_use = self.with_use(used, plan, known) if used is not None else None
+        if by_use is not None:
+            plan, known, moved = by_use
+        else:
+            plan, known, steps = self.climb(plan, known)
+            moved += steps
+        if not known.settled and self.tied:
+            raise ambiguous(list(self.tied.values()))
+        notices = [
+            f"weights: decided by the values of both float64 shadows: {text}" for text in moved
+        ]
+        if not known.settled:
+            notices += [
+                f"weights: {question} is taken as usual for the framework; no value confirmed it"
+                for question in self.unconfirmed()
+            ]
+        return replace(self.made.mapping(plan), notices=(*notices, *self.said))
+
+    def with_use(
+        self, used: Candidates, plan: Plan, known: Evidence
+    ) -> tuple[Plan, Evidence, list[str]] | None:
+        """Try the order of use where the evidence does not bear out `plan`.
+
+        Values that then agree, or come clearly closer, speak for it. Where they say nothing, as
+        with every plan of a port that is wrong early on, a sound order of definition stays.
+
+        Returns:
+            The plan, its questions answered and in `made`; its evidence; what moved, in words.
+            None if `plan` stays.
+        """
+        defined, before, best = self.made, known, None
+        named = defined.names_tell(plan)
+        self.made = used
+        for other in (used.plan, *used.others) if named else (*used.others, used.plan):
+            if named and defined.names_forbid(plan, used.mapping(other)):
+                continue  # a port that takes the key for the query is wrong, not named oddly
+            found = self.ask(other)
+            tie = best is None and not named and not known.better_than(found)
+            # Telling names are overruled only by outputs that then agree.
+            if found.settled or (not named and (clearly_better(found, known) or tie)):
+                best, known = other, found
+            if known.settled:
+                break
+        if best is None:
+            self.made = defined
+            return None
+        better = clearly_better(known, before)
+        self.made = used if best is used.plan else used.with_plan(best)
+        best, known, steps = self.climb(self.made.plan, known)
+        said = ["layers are paired in the order in which a forward pass uses them", *steps]
+        all_tried = self.calls < MOST_CALLS or not used.siblings
+        if steps or better or not all_tried or not sound(defined, plan, self.made, best):
+            return best, known, said
+        if pairs(self.made.mapping(best)) != pairs(defined.mapping(plan)):
+            self.said.append(
+                "weights: layers are paired in the order of their definition; a forward pass uses "
+                "them in another, and no value tells which is meant"
+            )
+        self.made, self.doubts = defined, 0
+        self.tied.clear()
+        self.confirmed.clear()
+        return None
+
+    def climb(self, plan: Plan, known: Evidence) -> tuple[Plan, Evidence, list[str]]:
+        """Take better answers to the questions of `made` until there is none."""
+        moved: list[str] = []
         improved = True
         while improved and not known.settled:
             improved = False
@@ -152,17 +201,7 @@ class Search:
         if not known.settled and self.calls >= MOST_CALLS and self.made.siblings:
             # Not all of them could be tried.
             self.tied.update((c.question, c) for c in self.made.choices if c.open)
-        if not known.settled and self.tied:
-            raise ambiguous(list(self.tied.values()))
-        notices = [
-            f"weights: decided by the values of both float64 shadows: {text}" for text in moved
-        ]
-        if not known.settled:
-            notices += [
-                f"weights: {question} is taken as usual for the framework; no value confirmed it"
-                for question in self.unconfirmed()
-            ]
-        return replace(self.made.mapping(plan), notices=tuple(notices))
+        return plan, known, moved
 
     def by_use(self) -> Candidates | None:
         """Candidates by the order of use; None if nobody knows it."""
@@ -234,6 +273,24 @@ def clearly_better(found: Evidence, known: Evidence) -> bool:
     """
     closer = found.found == known.found and found.gap < known.gap / CLOSER
     return found.better_than(known) or closer
+
+
+def sound(defined: Candidates, plan: Plan, used: Candidates, other: Plan) -> bool:
+    """Whether the order of definition says something, and fits no worse than the order of use."""
+    if not defined.aligner.ordered or any(choice.open for choice in defined.choices):
+        return False
+    return left_over(defined.mapping(plan)) <= left_over(used.mapping(other))
+
+
+def left_over(mapping: Mapping) -> int:
+    """Number of parameters that have no partner, or one only because nothing else was left."""
+    by_rest = sum(link.reason == REASON for link in mapping.links)
+    return len(mapping.unmatched_reference) + len(mapping.unmatched_port) + by_rest
+
+
+def pairs(mapping: Mapping) -> dict[str, tuple[str, ...]]:
+    """What each parameter of the port is made of."""
+    return {link.port: link.sources for link in mapping.links}
 
 
 def ambiguous(choices: Sequence[Choice]) -> MappingError:
