@@ -278,7 +278,10 @@ def wait_until(condition, seconds: float) -> bool:
 def test_no_worker_outlives_the_run(pytester, loop, number):
     pytester.makepyfile(models=HANGING.replace("LOOP", LOOPS[loop]), test_it=HANGS)
     pytester.makeini("[pytest]\npythonpath = .\n")
-    command = [sys.executable, "-m", "pytest", "--fwcompare", "--fwcompare-isolate=framework"]
+    # A run in the background of a shell ignores Ctrl-C, and so would every process that it starts.
+    hears = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    start = hears + "import pytest; sys.exit(pytest.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", start, "--fwcompare", "--fwcompare-isolate=framework"]
     with subprocess.Popen(
         command, cwd=pytester.path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as running:

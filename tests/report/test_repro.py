@@ -268,7 +268,7 @@ def test_a_step_in_training_is_shown(factories, tmp_path, port):
     assert shown.returncode == 1, (found.notices, shown.stdout, shown.stderr)
     differing = {x[:40].strip() for x in shown.stdout.splitlines() if "<-- differs" in x}
     # Outputs of a constant batch are rounding alone, so nothing is said of those.
-    assert {"buffer 0", "buffer 1"} <= differing, shown.stdout
+    assert len([name for name in differing if name.startswith("buffer ")]) == 2, shown.stdout
 
 
 def test_masks_of_dropout_are_not_for_a_script(factories, tmp_path):
