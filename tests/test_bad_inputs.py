@@ -225,7 +225,10 @@ def test_models_and_inputs_that_do_not_fit_are_errors_of_their_side(mistake: str
 
 
 def test_two_models_with_nothing_in_common() -> None:
-    other = fn.Sequential([fn.Dense(5), fn.Dense(2)], input_shape=(4,))
+    wider = fn.Sequential([fn.Dense(5), fn.Dense(2)], input_shape=(4,))
+    with pytest.raises(MappingError, match=r"has shape \(4, 5\), but dense.kernel of the refer"):
+        compared(NETWORK, wider)
+    other = fn.Sequential([fn.Dense(3, name="first")], input_shape=(4,))
     with pytest.raises(MappingError, match="but the reference gave no value of that name"):
         compared(NETWORK, other)
 

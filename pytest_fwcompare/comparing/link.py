@@ -51,12 +51,7 @@ def choose_mapping(
         "port_framework": port.side.library,
     }
     if port.placements is not None and reference.side.framework == "numpy" and weights == "auto":
-        return Mapping(
-            tuple(
-                Link(placed.parameter, placed.sources, placed.transform, "described network")
-                for placed in port.placements
-            )
-        )
+        return _described(reference, port)
     if weights == "auto":
         return automatic_mapping(
             ours,
@@ -231,3 +226,27 @@ def _paired_by_values(guess: Mapping, reference: Opened, port: Opened) -> Mappin
         f"{' ...' if len(left) > 5 else ''}"
     )
     return replace(made, notices=(*made.notices, said))
+
+
+def _described(reference: Opened, port: Opened) -> Mapping:
+    """The mapping of a described network: each parameter lives where its backend placed it.
+
+    Raises:
+        MappingError: the two sides are different descriptions.
+    """
+    shapes = {parameter.name: parameter.shape for parameter in reference.side.parameters()}
+    links = [
+        Link(placed.parameter, placed.sources, placed.transform, "described network")
+        for placed in port.placements or ()
+    ]
+    blank = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
+    wanted = {parameter.name: parameter.shape for parameter in port.side.parameters()}
+    for link in links:
+        made = link.value(blank).shape
+        if link.port in wanted and made != wanted[link.port]:
+            raise MappingError(
+                f"port parameter {link.port!r} has shape {wanted[link.port]}, but "
+                f"{' and '.join(link.sources)} of the reference gives {made}: these are two "
+                f"different networks. Compare one description with itself in another framework"
+            )
+    return Mapping(tuple(links))
