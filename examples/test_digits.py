@@ -49,7 +49,7 @@ def test_every_framework_computes_the_trained_network(models, digits, fwcompare_
     for name, model in models.items():
         if name == "torch":
             continue
-        generated = fwcompare_port(models["torch"], model, inputs={"images": IMAGES}, examples=10)
+        generated = fwcompare_port(models["torch"], model, inputs={"images": IMAGES}, examples=6)
         assert generated.controls.caught == len(generated.controls.tried)
         seen = fwc.TensorSpec(real.shape, axes="NCHW", port_axes="NHWC", values=real)
         fwcompare_port(models["torch"], model, inputs={"images": seen})
@@ -58,5 +58,5 @@ def test_every_framework_computes_the_trained_network(models, digits, fwcompare_
 @pytest.mark.fwcompare
 def test_lenet(fwcompare_network):
     """The description itself, in each framework, against the NumPy float64 reference."""
-    found = fwcompare_network(zoo.lenet(size=16), examples=10)
+    found = fwcompare_network(zoo.lenet(size=16), examples=6)
     assert np.isfinite(found.gap)
