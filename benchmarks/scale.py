@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pytest_fwcompare.progress import Step, listening
+
 for name, value in (
     ("TF_CPP_MIN_LOG_LEVEL", "3"),
     ("TF_ENABLE_ONEDNN_OPTS", "0"),
@@ -34,6 +36,12 @@ GOAL_MODELS = 3.0
 """Peak memory over the two float32 models, the shadows' weights aside."""
 
 WORDS = 30522
+
+
+def show(step: Step) -> None:
+    """One line that is written over, where a terminal is there."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{step}", end="", file=sys.stderr, flush=True)
 
 
 def resident() -> int:
@@ -98,14 +106,15 @@ def main(options: argparse.Namespace) -> dict[str, Any]:
         port.bert.encoder.layer[options.layers // 2].bert_output.LayerNorm.epsilon = 1e-3
     mapping = timed_mapping()
     start = time.perf_counter()
-    found = fwc.compare(
-        reference,
-        port,
-        inputs={
-            "input_ids": fwc.TensorSpec((2, options.time), "int64", low=1, high=WORDS),
-        },
-        examples=options.examples,
-    )
+    with listening(show):
+        found = fwc.compare(
+            reference,
+            port,
+            inputs={
+                "input_ids": fwc.TensorSpec((2, options.time), "int64", low=1, high=WORDS),
+            },
+            examples=options.examples,
+        )
     total = time.perf_counter() - start
     pair, shadows = 2 * 4 * count, 2 * 8 * count
     return {
