@@ -157,6 +157,28 @@ def ratio(mine: Sequence[float], others: Sequence[float]) -> Ratio:
     return Ratio(statistics.median(each), each[outside], each[-1 - outside], len(each))
 
 
+def fastest(rounds: Mapping[str, Sequence[float]]) -> str:
+    """The framework that none of the others beats, round by round as `ratio` compares them.
+
+    Medians over all rounds may name another one: on a machine that changes its pace, a framework
+    can be slower in most rounds and have the smaller median. Where each is beaten by some other
+    (which only noise can do) it is the one that beats most, then the one with the least median.
+
+    Args:
+        rounds: seconds a round, by framework; the same rounds for all.
+
+    Raises:
+        ValueError: there are no frameworks or no rounds.
+    """
+
+    def rank(name: str) -> tuple[int, float]:
+        mine = rounds[name]
+        losses = sum(ratio(mine, others).median > 1.0 for others in rounds.values())
+        return losses, statistics.median(mine)
+
+    return min(rounds, key=rank)
+
+
 def _outside(count: int) -> int:
     """Values on either side of the interval of a median of so many."""
     below, outside = 0.5**count, 0

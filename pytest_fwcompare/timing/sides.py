@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -19,7 +18,7 @@ from pytest_fwcompare.progress import TIMING, tell
 from pytest_fwcompare.records import Timing
 from pytest_fwcompare.timing.clocks import Call, available_threads, unsynchronised
 from pytest_fwcompare.timing.memory import peak_rise
-from pytest_fwcompare.timing.rounds import Durations, measure, quartiles, ratio
+from pytest_fwcompare.timing.rounds import Durations, fastest, measure, quartiles, ratio
 
 if TYPE_CHECKING:
     from pytest_fwcompare.inputs.examples import Example, Plan
@@ -245,11 +244,11 @@ def _time_here(ready: Sequence[Timed]) -> Iterator[tuple[Timed, Timing]]:
     with equal_threads([timed.backend for timed in ready]) as threads:
         durations = measure({timed.name: timed.stopwatch for timed in ready})
         counts = {timed.name: timed.backend.thread_count() or threads for timed in ready}
-    fastest = min(ready, key=lambda timed: statistics.median(durations[timed.name].rounds)).name
+    rounds = {name: made.rounds for name, made in durations.items()}
+    best = rounds[fastest(rounds)]
     for timed in ready:
         made = timing(timed, durations[timed.name], counts[timed.name])
-        compared = ratio(durations[timed.name].rounds, durations[fastest].rounds)
-        yield timed, replace(made, ratio=compared)
+        yield timed, replace(made, ratio=ratio(rounds[timed.name], best))
 
 
 def timing(timed: Timed, durations: Durations, threads: int) -> Timing:

@@ -16,6 +16,7 @@ from pytest_fwcompare.backends.base import Stopwatch
 from pytest_fwcompare.timing.rounds import (
     LEAST_ROUNDS,
     Durations,
+    fastest,
     measure,
     quartiles,
     ratio,
@@ -206,6 +207,30 @@ def test_a_ratio_is_of_the_same_rounds() -> None:
         ratio([], [])
     with pytest.raises(ValueError):  # noqa: PT011  not the same rounds
         ratio([1.0, 2.0], [1.0])
+
+
+def test_the_fastest_is_whom_nobody_beats_round_by_round() -> None:
+    """Its median over all rounds is the larger one here: the machine changed its pace."""
+    rounds = {"slow": [1.1, 1.1, 1.1, 2.9, 2.9], "fast": [1.0, 1.0, 3.0, 2.8, 2.8]}
+    assert statistics.median(rounds["fast"]) > statistics.median(rounds["slow"])
+    assert fastest(rounds) == "fast"
+    assert ratio(rounds["slow"], rounds["fast"]).median > 1.0
+
+
+@given(
+    st.lists(
+        st.tuples(*[st.floats(1e-6, 1.0)] * 3),
+        min_size=1,
+        max_size=9,
+    )
+)
+def test_the_fastest_is_beaten_by_one_only_where_each_is(rounds: list[tuple[float, ...]]) -> None:
+    named = dict(zip("abc", zip(*rounds, strict=True), strict=True))
+    beaten = {
+        name: any(ratio(mine, others).median > 1.0 for others in named.values())
+        for name, mine in named.items()
+    }
+    assert not beaten[fastest(named)] or all(beaten.values())
 
 
 def test_each_round_is_kept_whole() -> None:
