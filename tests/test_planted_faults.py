@@ -23,7 +23,7 @@ from pytest_fwcompare.timing.sides import time_network
 
 NETWORK = fn.Sequential([fn.Dense(5), fn.Activation("tanh"), fn.Dense(3)], input_shape=(4,))
 SMALL = 1e-5
-WORK_S = 5e-3
+WORK_S = 0.03
 
 
 class Wrapped:

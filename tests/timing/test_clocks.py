@@ -11,7 +11,7 @@ import pytest
 
 from pytest_fwcompare.timing.clocks import available_threads, resolution, unsynchronised
 
-WORK_S = 0.004
+WORK_S = 0.03
 
 
 class Device:

@@ -19,7 +19,7 @@ from pytest_fwcompare.timing import sides
 from pytest_fwcompare.timing.sides import make_ready, time_network
 
 INSTALLED = [name for name, reason in registry.available().items() if reason is None]
-WORK_S = 5e-3
+WORK_S = 0.03
 NETWORK = fn.Sequential([fn.Dense(16), fn.Activation("tanh"), fn.Dense(3)], input_shape=(8,))
 
 
