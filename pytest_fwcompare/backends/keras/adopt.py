@@ -116,19 +116,16 @@ class KerasSide(TensorFlowSide):
 
     @contextmanager
     def changed(self, name: str, value: float) -> Iterator[None]:
-        """Traced anew, as a graph keeps the value it was traced with."""
+        """With graphs that are traced anew."""
         path, _, key = name.rpartition(".")
         layer = next(one for one in all_layers(self.model) if path == (one.path or one.name))
-        before, shadows = getattr(layer, key), self._shadows
+        before = getattr(layer, key)
         setattr(layer, key, value)
-        self._shadows = {}
         try:
-            yield
+            with self.shadows.anew():
+                yield
         finally:
             setattr(layer, key, before)
-            for shadow in self._shadows.values():
-                shadow.close()
-            self._shadows = shadows
 
     def scopes(self) -> Scopes:
         """Names of the model and its layers."""

@@ -27,7 +27,7 @@ def keys(side: Any) -> dict[str, str]:
 def export(side: Any, arguments: Sequence[Argument], folder: Path, role: str) -> str:
     """Write the model as a SavedModel with one function `call` for these shapes."""
     tensors = side.tensors(arguments)
-    program = side._program(arguments, False)
+    program = side.working.program(arguments, False)
     specs = [tf.TensorSpec(t.shape, t.dtype) for t in tensors]
 
     def call(*values: Any) -> dict[str, Any]:

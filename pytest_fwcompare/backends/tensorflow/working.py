@@ -1,0 +1,141 @@
+"""Working passes of a TensorFlow side: the model itself, as its mode runs it, and its timing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, final
+
+import tensorflow as tf
+
+from pytest_fwcompare.backends.base import Argument, Array, Pass, Stopwatch
+from pytest_fwcompare.backends.tensorflow.dropout import shared_dropout
+from pytest_fwcompare.backends.tensorflow.outputs import flatten
+from pytest_fwcompare.backends.tensorflow.passes import WorkingPass
+from pytest_fwcompare.backends.tensorflow.state import empty_guard, synchronise
+from pytest_fwcompare.dropout import current
+from pytest_fwcompare.errors import ModelError
+
+if TYPE_CHECKING:
+    from pytest_fwcompare.backends.tensorflow.side import TensorFlowSide
+
+Call = Callable[[Sequence[Any]], tuple[dict[str, Any], dict[str, str]]]
+"""From tensors to outputs by name, and reasons by the names of what is no output."""
+
+
+@final
+class Working:
+    """Runs a side's model in the working dtype; keeps the functions that a mode traced."""
+
+    def __init__(self, side: TensorFlowSide) -> None:
+        self._side = side
+        self._functions: dict[Any, Any] = {}
+
+    def close(self) -> None:
+        """Let go of the functions."""
+        self._functions.clear()
+
+    def program(self, arguments: Sequence[Argument], training: bool) -> Call:
+        """The model's call, with its outputs flattened."""
+        side = self._side
+
+        def call(tensors: Sequence[Any]) -> tuple[dict[str, Any], dict[str, str]]:
+            with shared_dropout():
+                outputs, skipped = flatten(side.call(arguments, tensors, training))
+            if not outputs:
+                left = "; ".join(f"{name}: {why}" for name, why in skipped.items())
+                raise ModelError(
+                    side.role,
+                    "forward",
+                    f"expected at least one tensor as output, got none ({left or 'nothing'})",
+                )
+            return outputs, skipped
+
+        return call
+
+    def in_mode(self, arguments: Sequence[Argument], training: bool) -> Call:
+        """The program itself in eager mode, else a function of TensorFlow."""
+        side, call = self._side, self.program(arguments, training)
+        if side.mode == "eager":
+            return call
+        key = (training, current() is None, tuple((a.name, a.keyword) for a in arguments))
+        if key not in self._functions:
+            skipped: dict[str, str] = {}
+
+            def program(*tensors: Any) -> dict[str, Any]:
+                outputs, left = call(tensors)
+                skipped.clear()
+                skipped.update(left)
+                return {
+                    f"{place:04d} {name}": t for place, (name, t) in enumerate(outputs.items())
+                }
+
+            compiled = tf.function(
+                program, jit_compile=side.mode == "compiled", autograph=side.autograph()
+            )
+            self._functions[key] = (compiled, skipped)
+        compiled, skipped = self._functions[key]
+
+        def run(tensors: Sequence[Any]) -> tuple[dict[str, Any], dict[str, str]]:
+            outputs = compiled(*tensors)
+            return {name[5:]: outputs[name] for name in sorted(outputs)}, dict(skipped)
+
+        return run
+
+    def forward(self, arguments: Sequence[Argument], training: bool, gradients: bool) -> Pass:
+        """One pass; in training mode the model's state is put back afterwards."""
+        side, call = self._side, self.in_mode(arguments, training)
+        trainable = {o.parameter.name: o.variable for o in side.entries() if o.parameter.trainable}
+        guard: AbstractContextManager[dict[str, Array]] = (
+            side.unchanged() if training else empty_guard()
+        )
+        with guard as left, side.explained("forward"), side.placed():
+            tensors = side.tensors(arguments)
+            inputs = {
+                a.name: t for a, t in zip(arguments, tensors, strict=True) if t.dtype.is_floating
+            }
+            tape = tf.GradientTape(persistent=False, watch_accessed_variables=False)
+            if gradients:
+                with tape:
+                    tape.watch([*inputs.values(), *(v.handle for v in trainable.values())])
+                    outputs, skipped = call(tensors)
+            else:
+                outputs, skipped = call(tensors)
+        return WorkingPass(side, outputs, skipped, tape, inputs, trainable, left)
+
+    def stopwatch(
+        self, arguments: Sequence[Argument], cotangents: Mapping[str, Array] | None
+    ) -> Stopwatch:
+        """Calls on tensors made beforehand; see `Side.stopwatch`."""
+        side, call = self._side, self.in_mode(arguments, False)
+        trainable = [o.variable for o in side.entries() if o.parameter.trainable]
+        with tf.device(side.device):
+            tensors = side.tensors(arguments)
+            given = {name: tf.constant(value) for name, value in (cotangents or {}).items()}
+        watched = [*(t for t in tensors if t.dtype.is_floating)]
+
+        on_gpu = "GPU" in side.device
+
+        def forward() -> None:
+            # On a CPU both eager calls and functions return when they are done.
+            if side.mode == "eager":
+                side.call(arguments, tensors, False)
+            else:
+                call(tensors)
+            if on_gpu:
+                tf.test.experimental.sync_devices()
+
+        def forward_backward() -> None:
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch([*watched, *(v.handle for v in trainable)])
+                outputs, _ = call(tensors)
+            chosen = [outputs[name] for name in given]
+            seeds = [tf.cast(given[name], outputs[name].dtype) for name in given]
+            found = tape.gradient(chosen, [*watched, *trainable], seeds)
+            synchronise([g for g in found if g is not None])
+
+        return Stopwatch(
+            forward,
+            forward_backward if cotangents is not None else None,
+            settings=side.placed,
+        )
