@@ -17,6 +17,7 @@ import pytest
 
 from pytest_fwcompare.errors import FwcompareError, UsageError
 from pytest_fwcompare.options import Case, Settings, cases
+from pytest_fwcompare.workers.grouping import group_of
 
 if TYPE_CHECKING:
     from pytest_fwcompare.gate.conditions import Condition
@@ -44,10 +45,18 @@ def item_case(item: pytest.Item) -> Case | None:
     return None if callspec is None else callspec.params.get(CASE)
 
 
-def item_framework(item: pytest.Item) -> str | None:
-    """The framework that an item is judged in, None if it has none."""
+def item_frameworks(item: pytest.Item) -> tuple[str, ...] | None:
+    """The frameworks that an item builds in, None if it compares nothing.
+
+    A test that brings its own models has none, unless its marker names them.
+    """
     case = item_case(item)
-    return None if case is None else case.framework
+    if case is None:
+        return None
+    if case.framework is not None:
+        return (case.framework,)
+    marked = any("frameworks" in mark.kwargs for mark in item.iter_markers("fwcompare"))
+    return case.frameworks.values if case.mode is None or marked else ()
 
 
 def differentiates(framework: str) -> bool:
@@ -218,7 +227,7 @@ class FwcompareNetwork(Fixture):
 
     def __init__(self, config: pytest.Config) -> None:
         super().__init__(config)
-        self._timings: dict[tuple[str, int], tuple[Timing, ...]] = {}
+        self._timings: dict[tuple[str, str, int], tuple[Timing, ...]] = {}
 
     def __call__(
         self,
@@ -268,14 +277,23 @@ class FwcompareNetwork(Fixture):
             InFramework(network, "numpy"), InFramework(network, framework), keywords, fail_on, time
         )
 
+    def _timed_as(self, item: pytest.Item) -> tuple[str, str]:
+        """Items that have this in common are timed together.
+
+        Not those that pytest-xdist keeps in another process, where each framework is timed alone
+        in its worker: there is no turn to take, and their workers would be started here for it.
+        """
+        apart = self._config.stash[SETTINGS].workers.isolate == "framework"
+        return item_group(item), group_of(item) if apart else ""
+
     def _time(self, network: Network, keywords: Mapping[str, Any]) -> tuple[Timing, ...]:
         """Timings of all frameworks that items of this test in this run are judged in."""
         from pytest_fwcompare.timing import sides
 
-        group = item_group(self.item)
-        key = (group, self._made())
+        group = self._timed_as(self.item)
+        key = (*group, self._made())
         if key not in self._timings:
-            others = [item for item in self.item.session.items if item_group(item) == group]
+            others = [i for i in self.item.session.items if self._timed_as(i) == group]
             judged = [case for item in others if (case := item_case(item)) is not None]
             self._timings[key] = sides.time_network(
                 network,

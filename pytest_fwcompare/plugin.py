@@ -21,7 +21,7 @@ from pytest_fwcompare.fixtures import (  # noqa: F401  fixtures are found by bei
     fwcompare_network,
     fwcompare_port,
     item_case,
-    item_framework,
+    item_frameworks,
     item_group,
     not_compared,
 )
@@ -43,11 +43,12 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         settings = options.read_settings(config)
         if settings.enabled:
+            from pytest_fwcompare.workers import grouping
             from pytest_fwcompare.workers.plugin import WorkerHooks
 
-            config.pluginmanager.register(
-                WorkerHooks(config, settings.workers, item_framework), "fwcompare-workers"
-            )
+            hooks = WorkerHooks(config, settings.workers)
+            config.pluginmanager.register(hooks, "fwcompare-workers")
+            grouping.register(config, item_frameworks)
         if settings.enabled and settings.axes["frameworks"].named:
             options.check_frameworks(settings.axes["frameworks"])
     except UsageError as error:

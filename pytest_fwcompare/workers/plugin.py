@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
@@ -34,42 +33,22 @@ ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 
 
 class WorkerHooks:
-    """One pool for the session; a framework's items stay together under `--dist loadgroup`.
+    """One pool for the session.
 
     Args:
         config: of the run.
         given: the options.
-        framework_of: the framework that an item is judged in, None if it has none.
 
     Raises:
         UsageError: a name or a specification is none.
     """
 
-    def __init__(
-        self,
-        config: pytest.Config,
-        given: WorkerSettings,
-        framework_of: Callable[[pytest.Item], str | None],
-    ) -> None:
+    def __init__(self, config: pytest.Config, given: WorkerSettings) -> None:
         sharers = int(getattr(config, "workerinput", {}).get("workercount", 1))
-        self._framework_of = framework_of
-        self._isolates = given.isolate == "framework"
         self._before = pool.configure(settings_of(given, sharers))
         # TensorFlow reads it at its import, which may be a test module's; the user's own stays.
         self._sets_onednn = ONEDNN not in os.environ
         os.environ.setdefault(ONEDNN, "0")
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_collection_modifyitems(
-        self, config: pytest.Config, items: list[pytest.Item]
-    ) -> None:
-        """Mark the items of one framework as a group of pytest-xdist."""
-        if not self._isolates or not getattr(config.option, "loadgroup", False):
-            return
-        for item in items:
-            framework = self._framework_of(item)
-            if framework is not None and item.get_closest_marker("xdist_group") is None:
-                item.add_marker(pytest.mark.xdist_group(f"fwcompare-{framework}"))
 
     def pytest_unconfigure(self) -> None:
         """End all workers; the environment is as it was."""

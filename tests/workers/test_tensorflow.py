@@ -105,7 +105,7 @@ def heap_checked() -> Spec:
 
 
 @pytest.mark.slow
-def test_three_hundred_sizes_under_heap_checks_never_end_this_process(record_property):
+def test_three_hundred_sizes_under_heap_checks_never_end_this_process(request):
     """With oneDNN some die of it, each one result; without it all are judged right."""
     specs = {"tensorflow@checked": heap_checked()}
     before = pool.configure(pool.Settings(timeout=120.0, specs=specs))
@@ -123,7 +123,8 @@ def test_three_hundred_sizes_under_heap_checks_never_end_this_process(record_pro
     assert verdicts["0"] == ["equivalent"] * 300
     assert len(verdicts["1"]) == 30
     assert set(verdicts["1"]) <= {"equivalent", "error"}
-    record_property("deaths_with_onednn", verdicts["1"].count("error"))
+    deaths = verdicts["1"].count("error")
+    request.node.user_properties.append(("deaths_with_onednn", deaths))
 
 
 def pass_once(network: fn.Network, environment: dict[str, str]) -> str:
