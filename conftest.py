@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from importlib.metadata import PackageNotFoundError, distribution
 
-# Read once, when a framework is imported; see DESIGN on oneDNN and on the order of imports.
+# Read once, when a framework is imported. With oneDNN, TensorFlow 2.21 corrupts memory in the
+# filter gradient of strided 1x1 convolutions; Keras keeps the backend that it finds first.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")

@@ -1,7 +1,7 @@
 """The plain values of a comparison: frozen dataclasses, to and from JSON, no framework, no pytest.
 
 Units: seconds and bytes. `gap`, `noise` and `jitter` are relative to the largest magnitude of the
-reference's float64 tensor (DESIGN: scale = max|ref64|).
+reference's float64 tensor (the scale: max|ref64|).
 """
 
 from __future__ import annotations
