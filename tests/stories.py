@@ -29,6 +29,9 @@ NUMBER = re.compile(
 )
 """A measured number: with a point, an exponent or a unit. Counts stay as they are."""
 
+CLOCK = re.compile(r"(?<=s) \(\d+:\d\d:\d\d\)")
+"""What pytest adds to a duration of a minute and more."""
+
 
 @dataclass(frozen=True)
 class Block:
@@ -144,7 +147,7 @@ def missing(expected: tuple[str, ...], printed: str) -> str | None:
 
 def shape(line: str) -> str:
     """A line without its measured numbers and without the widths that depend on them."""
-    return re.sub(r"[ =_-]{2,}|[=_-]+$", " ", NUMBER.sub("#", line)).strip()
+    return re.sub(r"[ =_-]{2,}|[=_-]+$", " ", NUMBER.sub("#", CLOCK.sub("", line))).strip()
 
 
 def matches(wanted: str, line: str) -> bool:

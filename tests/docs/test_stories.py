@@ -43,6 +43,7 @@ def test_blocks_carry_title_language_line_and_exit(tmp_path: Path) -> None:
         (("a", "...", "z"), "a\nb\nc\nz"),
         (("a 1.0 s ...",), "a 2.0 s and more"),
         (("=== 1 passed in 0.1s ===",), "======= 1 passed in 20.3s ====="),
+        (("1 passed in 0.1s",), "1 passed in 81.5s (0:01:21)"),
     ],
 )
 def test_what_is_printed_as_said_is_accepted(expected: tuple[str, ...], printed: str) -> None:
