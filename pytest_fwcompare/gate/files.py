@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from pytest_fwcompare.files import replace_file
 from pytest_fwcompare.gate.baseline import Baseline, BaselineError, dumps, loads
 
 PATIENCE = 60.0
@@ -76,20 +75,4 @@ def update(path: Path, change: Callable[[Baseline], Baseline]) -> Baseline:
 
 def write(path: Path, baseline: Baseline) -> None:
     """Write a baseline in place of what is there."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(dumps(baseline))
-        mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
-        temporary.chmod(mode)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    replace_file(path, dumps(baseline).encode())

@@ -12,7 +12,6 @@ import json
 import os
 import re
 import stat
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import numpy as np
 from pytest_fwcompare import __version__
 from pytest_fwcompare.backends.base import Array
 from pytest_fwcompare.errors import UsageError
+from pytest_fwcompare.files import replace_file
 from pytest_fwcompare.gate.schema import check, load
 
 FORMAT = 1
@@ -111,22 +111,6 @@ class Writer:
             if NAME.match(path.name) and path.name not in sizes:
                 path.unlink()
         return len(content) + sum(sizes.values())
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(name).chmod(0o666 & ~mask)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 class Reader:

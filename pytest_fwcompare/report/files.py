@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_fwcompare.errors import UsageError
+from pytest_fwcompare.files import replace_file
 from pytest_fwcompare.options.report import SUFFIXES, Reports
 from pytest_fwcompare.recording import Result
 from pytest_fwcompare.report.host import Host
@@ -74,21 +73,5 @@ def _write_one(target: Path, events: bool, results: Sequence[Result], host: Host
 def write(path: Path, results: Sequence[Result], host: Host | None = None) -> None:
     """Write a report, whole or not at all: a run that is cut off leaves the old file."""
     text = render(path.suffix, results, host)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        # Half a surrogate pair, as in the name of a file that is no text, is shown as its escape.
-        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    # Half a surrogate pair, as in the name of a file that is no text, is shown as its escape.
+    replace_file(path, text.encode("utf-8", errors="backslashreplace"))
