@@ -18,6 +18,7 @@ from pytest_fwcompare.running.outputs import StructureError
 from pytest_fwcompare.running.pair import Pair
 from pytest_fwcompare.running.points import Run
 from pytest_fwcompare.sides import Opened
+from pytest_fwcompare.weights.frontier import frontiers_of
 from pytest_fwcompare.weights.mapping import Evidence, Link, Mapping
 from pytest_fwcompare.weights.usage import InUse, by_use, siblings_of
 
@@ -107,8 +108,7 @@ def evidence_of(
             raise
         except (ModelError, StructureError):
             return Evidence(0.0, float("inf"))
-        found, suspects = _aligned(*recorded)
-        return Evidence(found, gap, suspects)
+        return replace(_aligned(*recorded), gap=gap)
 
     return evidence
 
@@ -153,16 +153,20 @@ def output_gap(reference: Run, port: Run) -> float:
     return gap
 
 
-def _aligned(
-    reference: tuple[Recorded, ...], port: tuple[Recorded, ...]
-) -> tuple[float, tuple[str, ...]]:
+def _aligned(reference: tuple[Recorded, ...], port: tuple[Recorded, ...]) -> Evidence:
+    """What two recorded passes say; the outputs are not looked at."""
     alignment = match(reference, port)
     missing = [
         record
         for position, record in enumerate(reference)
         if record.parameters and not alignment.found(position)
     ]
-    return alignment.fraction, tuple(missing[0].parameters) if missing else ()
+    return Evidence(
+        alignment.fraction,
+        float("inf"),
+        tuple(missing[0].parameters) if missing else (),
+        frontiers_of(reference, port, alignment),
+    )
 
 
 def telling_example(plan: Plan) -> Example:

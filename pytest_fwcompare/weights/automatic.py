@@ -14,7 +14,11 @@ from pytest_fwcompare.weights.transforms import Identity
 from pytest_fwcompare.weights.usage import InUse
 
 MOST_CALLS = 60
-"""Candidates shown to the evidence at most; each costs a run of both shadows."""
+"""Candidates shown to the evidence one after the other without gain; each costs a run of both
+shadows."""
+
+MOST_IN_ALL = 600
+"""Candidates shown to the evidence at most, however deep the network."""
 
 CLOSER = 10.0
 """Factor by which outputs must be closer where nothing else tells two plans apart."""
@@ -101,10 +105,12 @@ class Search:
     evidence: Callable[[Mapping], Evidence]
     in_use: Callable[[], InUse | None] | None = None
     calls: int = 0
+    idle: int = 0
     doubts: int = 0
     tied: dict[str, Choice] = field(default_factory=dict)
     confirmed: set[str] = field(default_factory=set)
     said: list[str] = field(default_factory=list)
+    guard: Callable[[Mapping], bool] | None = None
 
     def run(self) -> Mapping:
         """The mapping that explains most."""
@@ -121,6 +127,10 @@ class Search:
         if plan is not self.made.plan:
             self.made = self.made.with_plan(plan)
             plan = self.made.plan
+        defined, first = self.made, plan
+        if defined.names_tell(first):
+            # A port that takes the key for the query is wrong, not named oddly.
+            self.guard = lambda mapping: defined.names_forbid(first, mapping)
         used = None if known.settled else self.by_use()
         by_use = self.with_use(used, plan, known) if used is not None else None
         if by_use is not None:
@@ -156,8 +166,8 @@ class Search:
         named = defined.names_tell(plan)
         self.made = used
         for other in (used.plan, *used.others) if named else (*used.others, used.plan):
-            if named and defined.names_forbid(plan, used.mapping(other)):
-                continue  # a port that takes the key for the query is wrong, not named oddly
+            if self.guard is not None and self.guard(used.mapping(other)):
+                continue
             found = self.ask(other)
             tie = best is None and not named and not known.better_than(found)
             # Telling names are overruled only by outputs that then agree.
@@ -172,7 +182,7 @@ class Search:
         self.made = used if best is used.plan else used.with_plan(best)
         best, known, steps = self.climb(self.made.plan, known)
         said = ["layers are paired in the order in which a forward pass uses them", *steps]
-        all_tried = self.calls < MOST_CALLS or not used.siblings
+        all_tried = not self.spent or not used.siblings
         if steps or better or not all_tried or not sound(defined, plan, self.made, best):
             return best, known, said
         if pairs(self.made.mapping(best)) != pairs(defined.mapping(plan)):
@@ -186,22 +196,62 @@ class Search:
         return None
 
     def climb(self, plan: Plan, known: Evidence) -> tuple[Plan, Evidence, list[str]]:
-        """Take better answers to the questions of `made` until there is none."""
+        """Take better answers, where values part first and then anywhere, until there is none."""
         moved: list[str] = []
-        improved = True
-        while improved and not known.settled:
-            improved = False
-            for choice in self.by_suspicion(known):
-                step = self.best_answer(choice, plan, known)
-                if step is not None:
-                    answer, plan, known = step
-                    moved.append(f"{choice.question}: {answer}")
-                    improved = True
-                    break
-        if not known.settled and self.calls >= MOST_CALLS and self.made.siblings:
+        while not known.settled:
+            step = self.turned(plan, known) or self.regrouped(plan, known)
+            step = step or self.answered(self.by_suspicion(known), plan, known)
+            if step is None:
+                break
+            text, plan, known = step
+            moved.append(text)
+            self.idle = self.doubts = 0
+            if plan.groups != self.made.plan.groups:
+                self.made = self.made.with_plan(plan)
+                plan = self.made.plan
+        if not known.settled and self.spent and self.made.siblings:
             # Not all of them could be tried.
             self.tied.update((c.question, c) for c in self.made.choices if c.open)
         return plan, known, moved
+
+    @property
+    def spent(self) -> bool:
+        """Whether enough was tried for nothing."""
+        return self.idle >= MOST_CALLS or self.calls >= MOST_IN_ALL
+
+    def turned(self, plan: Plan, known: Evidence) -> tuple[str, Plan, Evidence] | None:
+        """Another axis order of what computes the first tensor that is not found."""
+        near = {name for frontier in known.frontiers for name in frontier.reference}
+        near &= set(known.suspects)
+        return self.answered(
+            [c for c in self.made.choices if c.layout and c.touches & near], plan, known
+        )
+
+    def regrouped(self, plan: Plan, known: Evidence) -> tuple[str, Plan, Evidence] | None:
+        """Other pairs where values part first: a block is paired before the next is looked at."""
+        best: tuple[str, Plan, Evidence] | None = None
+        for frontier in known.frontiers:
+            for candidate in self.made.regrouped(plan, frontier):
+                if self.spent:
+                    return best
+                if self.guard is not None and self.guard(self.made.mapping(candidate)):
+                    continue
+                found = self.ask(candidate)
+                if found.better_than(best[2] if best else known):
+                    best = self.made.words(frontier, candidate), candidate, found
+                    if found.settled or frontier not in found.frontiers:
+                        return best
+        return best
+
+    def answered(
+        self, choices: Sequence[Choice], plan: Plan, known: Evidence
+    ) -> tuple[str, Plan, Evidence] | None:
+        """The first choice of which another answer is better."""
+        for choice in choices:
+            step = self.best_answer(choice, plan, known)
+            if step is not None:
+                return f"{choice.question}: {step[0]}", *step[1:]
+        return None
 
     def by_use(self) -> Candidates | None:
         """Candidates by the order of use; None if nobody knows it."""
@@ -229,6 +279,7 @@ class Search:
     def ask(self, plan: Plan) -> Evidence:
         """The evidence for one plan."""
         self.calls += 1
+        self.idle += 1
         return self.evidence(self.made.mapping(plan))
 
     def by_suspicion(self, known: Evidence) -> list[Choice]:
@@ -247,7 +298,7 @@ class Search:
         best: tuple[str, Plan, Evidence] | None = None
         self.tied.pop(choice.question, None)
         for answer, change in choice.answers:
-            if self.calls >= MOST_CALLS or (not choice.open and self.doubts >= MOST_DOUBTS):
+            if self.spent or (not choice.open and self.doubts >= MOST_DOUBTS):
                 return best
             self.doubts += not choice.open
             candidate = change(plan)

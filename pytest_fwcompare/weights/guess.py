@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations, permutations
 
@@ -12,7 +12,8 @@ from pytest_fwcompare.errors import MappingError
 from pytest_fwcompare.weights.align import Aligner, Group
 from pytest_fwcompare.weights.conventions import role_word
 from pytest_fwcompare.weights.conversions import UNDOCUMENTED
-from pytest_fwcompare.weights.mapping import Link, Mapping
+from pytest_fwcompare.weights.frontier import regrouped, units_of, ways
+from pytest_fwcompare.weights.mapping import Frontier, Link, Mapping
 from pytest_fwcompare.weights.pairs import Draft
 from pytest_fwcompare.weights.remnants import pair_remnants
 from pytest_fwcompare.weights.transforms import Transform
@@ -46,6 +47,7 @@ class Choice:
         touches: names of the reference's parameters that it moves.
         open: neither order, names nor documentation decide it: a guess that must not be silent.
         habit: only what is usual in a framework decides it, not the layer's documentation.
+        layout: it is about axes or heads, not about which parameter it is.
     """
 
     question: str
@@ -53,6 +55,7 @@ class Choice:
     touches: frozenset[str]
     open: bool
     habit: bool = False
+    layout: bool = False
 
 
 @dataclass
@@ -79,7 +82,7 @@ class Candidates:
     def with_plan(self, plan: Plan) -> Candidates:
         """The same with another plan as the best guess, and the questions that one leaves."""
         made = replace(self, plan=plan, choices=[])
-        made.plan = replace(plan, layouts=voted(made))
+        made.plan = self.with_votes(plan)
         made.choices = [*sibling_choices(made), *layout_choices(made), *swap_choices(made)]
         return made
 
@@ -152,6 +155,49 @@ class Candidates:
         roles = [role_word(p) for p in (source, target)]
         return f"{kinds[0]}.{roles[0]} to {kinds[1]}.{roles[1]} ({len(target.shape)} axes)"
 
+    def regrouped(self, plan: Plan, frontier: Frontier) -> Iterator[Plan]:
+        """Other plans that differ where a frontier says that pairs may be wrong.
+
+        Fused layers come with every order of heads that could be meant.
+        """
+        for chosen in ways(self.aligner, frontier):
+            groups = regrouped(self.aligner, plan.groups, chosen)
+            fresh = {
+                draft.port: draft
+                for group in groups
+                if group not in plan.groups
+                for draft in self._drafts(group)
+            }
+            kept = tuple((port, n) for port, n in plan.layouts if port not in fresh)
+            made = Plan(groups, kept)
+            drafts = [draft for group in chosen for draft in self._drafts(group)]
+            named = [draft for draft in drafts if draft.layout]
+            if groups != plan.groups:
+                yield self.with_votes(made)
+            for number in range(1, min((len(draft.options) for draft in named), default=1)):
+                yield self.with_votes(_with_layout([d.port for d in named], number)(made))
+
+    def with_votes(self, plan: Plan) -> Plan:
+        """The plan with the layouts that parameters of unequal sizes tell, where it says none."""
+        layouts = {**dict(voted(replace(self, plan=plan))), **dict(plan.layouts)}
+        return replace(plan, layouts=tuple(layouts.items()))
+
+    def words(self, frontier: Frontier, plan: Plan) -> str:
+        """What a plan pairs at a frontier."""
+        ours = units_of(self.aligner.reference, frontier.reference)
+        parts = [
+            " + ".join(self.aligner.reference[i].path for i in ones)
+            + " with "
+            + " + ".join(self.aligner.port[j].path for j in others)
+            for ones, others in plan.groups
+            if set(ones) & set(ours)
+        ]
+        return "paired block by block: " + ", ".join(parts)
+
+    def _drafts(self, group: Group) -> tuple[Draft, ...]:
+        found = self.aligner.pairing(group)
+        return found.drafts if found is not None else ()
+
     def names_tell(self, plan: Plan) -> bool:
         """Whether the names of what a plan pairs have something in common."""
         found = [
@@ -187,8 +233,7 @@ class Candidates:
 
     def drafts(self) -> list[Draft]:
         """All drafts of the plan with one source at least."""
-        found = [self.aligner.pairing(group) for group in self.plan.groups]
-        return [draft for some in found if some for draft in some.drafts if draft.sources]
+        return [draft for group in self.plan.groups for draft in self._drafts(group) if draft.sources]
 
 
 def candidates(
@@ -324,7 +369,7 @@ def layout_choices(made: Candidates) -> list[Choice]:
             unvoted = some is drafts and not any(draft.port in layouts for draft in some)
             guess = unvoted and some[0].options[0][1] == UNDOCUMENTED
             habit = unvoted and not guess and not some[0].layout
-            found.append(Choice(text, answers, touched, guess, habit))
+            found.append(Choice(text, answers, touched, guess, habit, layout=True))
     return found
 
 

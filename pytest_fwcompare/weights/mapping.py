@@ -284,6 +284,19 @@ def _join(pieces: list[_Piece], name: str, shapes: MappingLike[str, tuple[int, .
 
 
 @dataclass(frozen=True)
+class Frontier:
+    """A place where what goes in is the same on both sides and what comes out is not yet.
+
+    Attributes:
+        reference: names of the reference's parameters there.
+        port: names of the port's.
+    """
+
+    reference: tuple[str, ...]
+    port: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Evidence:
     """How well a candidate mapping explains the port, from one run of both float64 shadows.
 
@@ -293,11 +306,13 @@ class Evidence:
         gap: largest relative difference of an output (`inf` if the outputs cannot be compared).
         suspects: names of the reference's parameters from which the first tensors not found were
             computed directly; empty where that is unknown.
+        frontiers: where pairs may be wrong, nearest to the first tensor not found.
     """
 
     found: float
     gap: float
     suspects: tuple[str, ...] = ()
+    frontiers: tuple[Frontier, ...] = ()
 
     @property
     def settled(self) -> bool:

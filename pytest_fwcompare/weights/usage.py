@@ -25,11 +25,13 @@ class Use:
         names: parameters that reach it directly, or moved and cast only, in the order it takes
             them.
         data: indices of the records that it takes beside them.
+        index: of its own record.
     """
 
     operation: str
     names: tuple[str, ...]
     data: tuple[int, ...] = ()
+    index: int = -1
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def uses_of(records: Iterable[Recorded]) -> list[Use]:
             carried[record.index] = names
         elif names:
             data = tuple(i for i in record.inputs if i not in carried)
-            found.append(Use(record.operation.lower(), names, data))
+            found.append(Use(record.operation.lower(), names, data, record.index))
     return found
 
 
