@@ -18,7 +18,8 @@ from pytest_fwcompare.running.outputs import StructureError
 from pytest_fwcompare.running.pair import Pair
 from pytest_fwcompare.running.points import Run
 from pytest_fwcompare.sides import Opened
-from pytest_fwcompare.weights.frontier import frontiers_of
+from pytest_fwcompare.weights.conventions import long_axes
+from pytest_fwcompare.weights.frontier import first_missing, frontiers_of
 from pytest_fwcompare.weights.mapping import Evidence, Link, Mapping
 from pytest_fwcompare.weights.usage import InUse, by_use, siblings_of
 
@@ -108,7 +109,7 @@ def evidence_of(
             raise
         except (ModelError, StructureError):
             return Evidence(0.0, float("inf"))
-        return replace(_aligned(*recorded), gap=gap)
+        return replace(_aligned(*recorded, vectors_of(pair)), gap=gap)
 
     return evidence
 
@@ -143,29 +144,38 @@ def order_of_use(
 
 
 def output_gap(reference: Run, port: Run) -> float:
-    """Largest difference of the outputs of two runs, relative to each output's largest value."""
+    """Largest difference of the outputs of two runs, relative to each output's largest value.
+
+    Infinite where one side only is not finite: a variance filled with a mean gives NaN.
+    """
     gap = 0.0
     for name, theirs in port.outputs.items():
         value = reference.outputs[name]
+        if not np.array_equal(np.isfinite(value), np.isfinite(theirs)):
+            return float("inf")
         with np.errstate(invalid="ignore"):
             apart = np.asarray(value, float) - np.asarray(theirs, float)
         gap = max(gap, finite_maximum(apart) / (finite_maximum(value) or 1.0))
     return gap
 
 
-def _aligned(reference: tuple[Recorded, ...], port: tuple[Recorded, ...]) -> Evidence:
+def vectors_of(pair: Pair) -> set[str]:
+    """Names of both sides' parameters with one long axis at most."""
+    sides = (pair.opened(role).side for role in ("reference", "port"))
+    return {p.name for side in sides for p in side.parameters() if long_axes(p) < 2}
+
+
+def _aligned(
+    reference: tuple[Recorded, ...], port: tuple[Recorded, ...], vectors: set[str]
+) -> Evidence:
     """What two recorded passes say; the outputs are not looked at."""
     alignment = match(reference, port)
-    missing = [
-        record
-        for position, record in enumerate(reference)
-        if record.parameters and not alignment.found(position)
-    ]
+    missing = first_missing(reference, alignment)
     return Evidence(
         alignment.fraction,
         float("inf"),
-        tuple(missing[0].parameters) if missing else (),
-        frontiers_of(reference, port, alignment),
+        reference[missing].parameters if missing is not None else (),
+        frontiers_of(reference, port, alignment, vectors),
     )
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from pytest_fwcompare.backends.base import Parameter
 from pytest_fwcompare.errors import MappingError
+from pytest_fwcompare.progress import tell
 from pytest_fwcompare.weights.guess import Candidates, Choice, Plan, candidates
 from pytest_fwcompare.weights.mapping import Evidence, Link, Mapping
 from pytest_fwcompare.weights.remnants import REASON
@@ -23,8 +25,11 @@ MOST_IN_ALL = 600
 CLOSER = 10.0
 """Factor by which outputs must be closer where nothing else tells two plans apart."""
 
+MOST_SAID = 3
+"""Notices of one kind; more are summed up."""
+
 MOST_DOUBTS = 30
-"""Of them, at most so many for pairings that order and shapes already agree on."""
+"""Candidates at most for pairings that order and shapes already agree on."""
 
 
 FEW = 30
@@ -49,7 +54,7 @@ def automatic_mapping(
         port_framework: import name.
         evidence: runs both float64 shadows with a candidate's weights and says how much of the
             reference is found in the port. Called only where something is open, at most
-            `MOST_CALLS` times.
+            `MOST_CALLS` times without gain.
         in_use: lists the parameters of both sides in the order in which a forward pass uses them;
             asked where the evidence does not bear out the order of definition.
 
@@ -61,12 +66,17 @@ def automatic_mapping(
         same = by_equal_names(reference_parameters, port_parameters)
         if same is not None and evidence(same).settled:
             return same
-    made = candidates(
-        reference_parameters,
-        port_parameters,
-        reference_framework=reference_framework,
-        port_framework=port_framework,
+    guess = partial(
+        candidates, reference_framework=reference_framework, port_framework=port_framework
     )
+    try:
+        made = guess(reference_parameters, port_parameters)
+    except MappingError:
+        # What lies in one flat place may only fit once its use tells what belongs together.
+        used = in_use() if in_use is not None else None
+        if used is None:
+            raise
+        made = guess(used.reference, used.port, ordered=True, siblings=used.siblings)
     sure = not made.choices and not any(link.reason == REASON for link in made.best.links)
     if sure and (evidence is None or not made.others):
         return made.best
@@ -138,11 +148,9 @@ class Search:
         else:
             plan, known, steps = self.climb(plan, known)
             moved += steps
-        if not known.settled and self.tied:
-            raise ambiguous(list(self.tied.values()))
-        notices = [
-            f"weights: decided by the values of both float64 shadows: {text}" for text in moved
-        ]
+        if not known.settled and (undecided := self.matter(known)):
+            raise ambiguous(undecided)
+        notices = said_of(moved)
         if not known.settled:
             notices += [
                 f"weights: {question} is taken as usual for the framework; no value confirmed it"
@@ -206,9 +214,9 @@ class Search:
             text, plan, known = step
             moved.append(text)
             self.idle = self.doubts = 0
-            if plan.groups != self.made.plan.groups:
-                self.made = self.made.with_plan(plan)
-                plan = self.made.plan
+            # What other answers there are depends on the present ones.
+            self.made = self.made.with_plan(plan)
+            plan = self.made.plan
         if not known.settled and self.spent and self.made.siblings:
             # Not all of them could be tried.
             self.tied.update((c.question, c) for c in self.made.choices if c.open)
@@ -268,6 +276,21 @@ class Search:
             siblings=used.siblings,
         )
 
+    def matter(self, known: Evidence) -> list[Choice]:
+        """Ties before or where values part; what comes behind cannot be told and changes nothing.
+
+        Whatever is paired behind it, a port that differs where all that goes in agrees is wrong.
+        """
+        if not known.frontiers:
+            return list(self.tied.values())
+        near = {name for place in known.frontiers for name in place.reference}
+        behind = [choice for choice in self.tied.values() if not choice.touches & near]
+        self.said += [
+            f"weights: no value tells {choice.question}: it lies behind the first difference"
+            for choice in behind[:MOST_SAID]
+        ]
+        return [choice for choice in self.tied.values() if choice not in behind]
+
     def unconfirmed(self) -> list[str]:
         """Axis orders that only habit decides and no evidence bears out."""
         return [
@@ -280,11 +303,12 @@ class Search:
         """The evidence for one plan."""
         self.calls += 1
         self.idle += 1
+        tell("pairing the weights, try", self.calls)
         return self.evidence(self.made.mapping(plan))
 
     def by_suspicion(self, known: Evidence) -> list[Choice]:
         """Choices that touch what was not found, then those that are open anyway."""
-        suspects = set(known.suspects)
+        suspects = {*known.suspects, *(n for place in known.frontiers for n in place.core)}
         first = [c for c in self.made.choices if c.touches & suspects]
         rest = [
             c for c in self.made.choices if c not in first and (c.open or c.habit or not suspects)
@@ -315,6 +339,17 @@ class Search:
             self.tied.pop(choice.question, None)
             self.confirmed.add(choice.question)
         return best
+
+
+def said_of(moved: Sequence[str]) -> list[str]:
+    """Notices of what the values decided."""
+    decided = "decided by the values of both float64 shadows"
+    if len(moved) > MOST_SAID:
+        return [
+            f"weights: {len(moved)} questions were {decided}, the first of them: {moved[0]}; "
+            f"comparison.weights has every pair"
+        ]
+    return [f"weights: {decided}: {text}" for text in moved]
 
 
 def clearly_better(found: Evidence, known: Evidence) -> bool:

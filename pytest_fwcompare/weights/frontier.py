@@ -7,14 +7,14 @@ to try every way. So a deep network is paired block by block, never by the produ
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import islice, permutations
 
 from pytest_fwcompare.backends.base import Recorded
 from pytest_fwcompare.diagnose.align import Alignment
 from pytest_fwcompare.weights.align import MOST_PARTS, Aligner, Group
-from pytest_fwcompare.weights.mapping import Frontier
+from pytest_fwcompare.weights.mapping import Branches, Frontier
+from pytest_fwcompare.weights.trees import Unit
 from pytest_fwcompare.weights.usage import Use, uses_of
 from pytest_fwcompare.weights.words import words
 
@@ -26,7 +26,10 @@ MOST_WAYS = 40
 
 
 def frontiers_of(
-    reference: Sequence[Recorded], port: Sequence[Recorded], alignment: Alignment
+    reference: Sequence[Recorded],
+    port: Sequence[Recorded],
+    alignment: Alignment,
+    vectors: Container[str] = (),
 ) -> tuple[Frontier, ...]:
     """Places where parameters may be paired wrongly, nearest to the first tensor not found.
 
@@ -34,70 +37,157 @@ def frontiers_of(
         reference: its records of a float64 pass.
         port: its records.
         alignment: of both, by value.
+        vectors: names of both sides' parameters that are no matrices.
     """
     position = first_missing(reference, alignment)
     if position is None:
         return ()
-    ours, theirs = Flow(reference), Flow(port)
-    indices = {record.index: place for place, record in enumerate(reference)}
-    places: dict[tuple[int, ...], None] = {}
-    for use in ours.before(reference[position].index):
-        places.setdefault(use.data)
+    ours = Flow(reference, vectors, {r.index for r in found_records(reference, alignment)})
+    there = {port[match.index].index for some in alignment.matches for match in some}
+    theirs = Flow(port, vectors, there)
+    places = {record.index: place for place, record in enumerate(reference)}
+    near: dict[tuple[int, ...], list[Use]] = {}
+    suspects = ours.before([reference[position].index])
+    # What goes in may be permuted itself where only the order of its parts differs.
+    for use in [*suspects, *(u for s in suspects for u in ours.before(s.data))]:
+        near.setdefault(use.data, []).append(use)
     found = []
-    for data in places:
-        names = [name for use in ours.uses.values() if use.data == data for name in use.names]
+    for data, core in near.items():
+        beside = [u for u in ours.uses.values() if u.data == data and not ours.confirmed(u)]
         shared: list[int] = []
         for index in data:
-            place = indices[index]
-            if alignment.telling[place]:
-                shared += [port[match.index].index for match in alignment.matches[place]]
+            if alignment.telling[places[index]]:
+                shared += [port[m.index].index for m in alignment.matches[places[index]]]
             else:
-                shared += [r.index for r in port if r.operation == "input"]
-        others = [name for use in theirs.after(shared) for name in use.names]
-        if names and others:
-            found.append(Frontier(tuple(dict.fromkeys(names)), tuple(dict.fromkeys(others))))
+                shared += [record.index for record in port if record.operation == "input"]
+        others = [use for use in theirs.after(shared) if not theirs.confirmed(use)]
+        branches = ours.branches_beside(core)
+        if others or branches:
+            both = names_of([*core, *beside])
+            found.append(Frontier(names_of(core), both, names_of(others), branches))
     return tuple(found)
 
 
+def names_of(uses: Sequence[Use]) -> tuple[str, ...]:
+    """Names of the parameters of several uses, each once."""
+    return tuple(dict.fromkeys(name for use in uses for name in use.names))
+
+
+def found_records(records: Sequence[Recorded], alignment: Alignment) -> Iterator[Recorded]:
+    """Records of the reference whose values tell something and are in the port."""
+    for position, record in enumerate(records):
+        if alignment.telling[position] and alignment.matches[position]:
+            yield record
+
+
 def first_missing(reference: Sequence[Recorded], alignment: Alignment) -> int | None:
-    """Position of the first operation of the reference whose value the port lacks."""
-    for position, record in enumerate(reference):
-        if not record.is_module and not alignment.found(position):
-            return position
-    return None
+    """Position of the first operation of the reference whose value the port should have and lacks.
+
+    What a port does not compute is no sign of a wrong pair: something that comes of it is found
+    nevertheless, or nothing comes of it at all (the last states of a recurrent layer).
+    """
+    there = {record.index for record in found_records(reference, alignment)}
+    takers: dict[int, list[int]] = {}
+    for record in reference:
+        if not record.is_module:
+            for index in record.inputs:
+                takers.setdefault(index, []).append(record.index)
+    passed: set[int] = set()
+    for record in reversed(reference):
+        if any(taker in there or taker in passed for taker in takers.get(record.index, ())):
+            passed.add(record.index)
+    missing = [
+        position
+        for position, record in enumerate(reference)
+        if not record.is_module and not alignment.found(position) and record.index not in passed
+    ]
+    used = [position for position in missing if takers.get(reference[position].index)]
+    return next(iter(used or missing), None)
 
 
 class Flow:
     """What is computed from what in one recorded pass.
 
-    Attributes:
-        uses: by index of their record, the operations that take parameters.
+    Args:
+        records: of the pass.
+        vectors: names of parameters that are no matrices.
+        agreed: indices of records whose values the other side has too.
     """
 
-    def __init__(self, records: Sequence[Recorded]) -> None:
+    def __init__(
+        self, records: Sequence[Recorded], vectors: Container[str], agreed: Container[int]
+    ) -> None:
         self.inputs = {r.index: r.inputs for r in records if not r.is_module}
         self.uses = {use.index: use for use in uses_of(records)}
+        self.vectors, self.agreed = vectors, agreed
+        self._branches: dict[int, tuple[Use, ...]] = {}
         self.takers: dict[int, list[int]] = {}
         for index, inputs in self.inputs.items():
             for one in inputs:
                 self.takers.setdefault(one, []).append(index)
 
-    def before(self, index: int) -> list[Use]:
-        """The nearest uses upstream of a record, itself included, in order."""
-        return self._nearest([index], self.inputs)
+    def before(self, indices: Sequence[int]) -> list[Use]:
+        """The nearest uses upstream of records, themselves included, in order."""
+        return self._nearest(indices, self.inputs)
 
     def after(self, indices: Sequence[int]) -> list[Use]:
         """The nearest uses downstream of records, in order."""
         starts = [taker for index in indices for taker in self.takers.get(index, ())]
         return self._nearest(starts, self.takers)
 
-    def _nearest(self, starts: Sequence[int], edges: dict[int, Sequence[int]]) -> list[Use]:
+    def confirmed(self, use: Use) -> bool:
+        """Whether a matrix that takes what comes of a use gives values both sides have.
+
+        The values right behind a use are no proof: two layers that take one tensor give the same
+        values when they are exchanged.
+        """
+        return any(
+            other.index in self.agreed
+            for other in self._nearest(self.takers.get(use.index, ()), self.takers, matrices=True)
+        )
+
+    def branch(self, use: Use) -> tuple[Use, ...]:
+        """The uses that lead to one from a tensor that others take too, its own last."""
+        found = [use]
+        while len(self.after(found[0].data)) == 1:
+            before = self.before(found[0].data)
+            if len(before) != 1 or before[0] in found:
+                break
+            found.insert(0, before[0])
+        return tuple(found)
+
+    def branches_beside(self, core: Sequence[Use]) -> tuple[Branches, ...]:
+        """Branches of one beginning and length with those that end in `core`, which come first.
+
+        One of several experts, heads or towers: all its layers change places together.
+        """
+        if not self._branches:
+            self._branches = {use.index: self.branch(use) for use in self.uses.values()}
+        made = []
+        for use in core:
+            mine = self._branches[use.index]
+            if len(mine) > 1:
+                alike = [
+                    tuple(names_of([step]) for step in other)
+                    for other in self._branches.values()
+                    if len(other) == len(mine) and other[0].data == mine[0].data
+                ]
+                own = tuple(names_of([step]) for step in mine)
+                if len(alike) > 1:
+                    made.append((own, *(other for other in alike if other != own)))
+        return tuple(made)
+
+    def _nearest(
+        self, starts: Sequence[int], edges: Mapping[int, Sequence[int]], matrices: bool = False
+    ) -> list[Use]:
+        """The first uses on all ways from some records; of matrices only, if asked."""
         found: dict[int, Use] = {}
         seen, waiting = set(starts), list(starts)
         while waiting:
             index = waiting.pop()
-            if index in self.uses:
-                found[index] = self.uses[index]
+            use = self.uses.get(index)
+            if use and not (matrices and all(name in self.vectors for name in use.names)):
+                found[index] = use
                 continue
             for other in edges.get(index, ()):
                 if other not in seen:
@@ -118,17 +208,23 @@ def ways(aligner: Aligner, frontier: Frontier) -> Iterator[tuple[Group, ...]]:
     """
     ours = units_of(aligner.reference, frontier.reference)
     theirs = units_of(aligner.port, frontier.port)
-    yield from islice(fused(aligner, ours, theirs), MOST_WAYS)
-    yield from islice(one_by_one(aligner, ours, theirs), MOST_WAYS)
+    core = set(units_of(aligner.reference, frontier.core))
+
+    def near(groups: Iterator[tuple[Group, ...]]) -> Iterator[tuple[Group, ...]]:
+        some = (way for way in groups if any(core & set(group[0]) for group in way))
+        return islice(some, MOST_WAYS)
+
+    yield from near(fused(aligner, ours, theirs))
+    yield from near(one_by_one(aligner, ours, theirs))
 
 
-def units_of(units: Sequence[object], names: Sequence[str]) -> list[int]:
+def units_of(units: Sequence[Unit], names: Sequence[str]) -> list[int]:
     """Places of the units that hold any of those parameters, in order."""
     wanted = set(names)
     return [
         place
         for place, unit in enumerate(units)
-        if any(slot.name in wanted for slot in unit.slots)  # type: ignore[attr-defined]
+        if any(slot.name in wanted for slot in unit.slots)
     ]
 
 
@@ -162,19 +258,51 @@ def one_by_one(
     aligner: Aligner, ours: Sequence[int], theirs: Sequence[int]
 ) -> Iterator[tuple[Group, ...]]:
     """Every way to give as many layers as possible a partner of the other side that fits."""
-    fits = {
-        (i, j): aligner.pairing(((i,), (j,))) is not None for i in ours for j in theirs
-    }
-    mine = [i for i in ours if any(fits[i, j] for j in theirs)]
-    others = [j for j in theirs if any(fits[i, j] for i in ours)]
+    fitting = {(i, j): aligner.pairing(((i,), (j,))) is not None for i in ours for j in theirs}
+    mine = [i for i in ours if any(fitting[i, j] for j in theirs)]
+    others = [j for j in theirs if any(fitting[i, j] for i in ours)]
     few, many = (mine, others) if len(mine) <= len(others) else (others, mine)
+    if len(few) > MOST_PARTS:
+        # Too many for all orders: one pair at a time.
+        yield from ((((i,), (j,)),) for i in ours for j in theirs if fitting[i, j])
+        return
     for chosen in permutations(many, len(few)):
         pairs = [
             (one, other) if few is mine else (other, one)
             for one, other in zip(few, chosen, strict=True)
         ]
-        if pairs and all(fits[pair] for pair in pairs):
+        if pairs and all(fitting[pair] for pair in pairs):
             yield tuple(((i,), (j,)) for i, j in pairs)
+
+
+def exchanged(
+    aligner: Aligner, groups: Sequence[Group], frontier: Frontier
+) -> Iterator[tuple[Group, ...]]:
+    """Groups with the partners of whole branches exchanged: of two, then of all a few of them."""
+    for branches in frontier.branches:
+        units = [
+            [tuple(units_of(aligner.reference, names)) for names in branch] for branch in branches
+        ]
+        count = len(units)
+        orders = [_swap(count, 0, other) for other in range(1, count)]
+        if count <= MOST_PARTS:
+            orders += [o for o in permutations(range(count)) if o not in orders]
+        partner = dict(groups)
+        for order in orders[:MOST_WAYS]:
+            moved = [
+                (one, partner.get(units[source][place], ()))
+                for branch, source in zip(units, order, strict=True)
+                for place, one in enumerate(branch)
+            ]
+            changed = any(partner.get(one) != two for one, two in moved)
+            if changed and all(one and two and aligner.pairing((one, two)) for one, two in moved):
+                yield tuple({**partner, **dict(moved)}.items())
+
+
+def _swap(count: int, one: int, other: int) -> tuple[int, ...]:
+    order = list(range(count))
+    order[one], order[other] = other, one
+    return tuple(order)
 
 
 def regrouped(

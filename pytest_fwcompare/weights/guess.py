@@ -12,7 +12,7 @@ from pytest_fwcompare.errors import MappingError
 from pytest_fwcompare.weights.align import Aligner, Group
 from pytest_fwcompare.weights.conventions import role_word
 from pytest_fwcompare.weights.conversions import UNDOCUMENTED
-from pytest_fwcompare.weights.frontier import regrouped, units_of, ways
+from pytest_fwcompare.weights.frontier import exchanged, regrouped, units_of, ways
 from pytest_fwcompare.weights.mapping import Frontier, Link, Mapping
 from pytest_fwcompare.weights.pairs import Draft
 from pytest_fwcompare.weights.remnants import pair_remnants
@@ -162,20 +162,19 @@ class Candidates:
         """
         for chosen in ways(self.aligner, frontier):
             groups = regrouped(self.aligner, plan.groups, chosen)
-            fresh = {
-                draft.port: draft
-                for group in groups
-                if group not in plan.groups
-                for draft in self._drafts(group)
-            }
-            kept = tuple((port, n) for port, n in plan.layouts if port not in fresh)
-            made = Plan(groups, kept)
-            drafts = [draft for group in chosen for draft in self._drafts(group)]
-            named = [draft for draft in drafts if draft.layout]
+            moved = {d.port for g in groups if g not in plan.groups for d in self._drafts(g)}
+            kept = tuple((port, n) for port, n in plan.layouts if port not in moved)
+            made = self.with_votes(Plan(groups, kept))
             if groups != plan.groups:
-                yield self.with_votes(made)
-            for number in range(1, min((len(draft.options) for draft in named), default=1)):
-                yield self.with_votes(_with_layout([d.port for d in named], number)(made))
+                yield made
+            drafts = [d for g in chosen for d in self._drafts(g) if d.layout or d.port in moved]
+            open_ones = [draft for draft in drafts if len(draft.options) > 1]
+            now = dict(made.layouts)
+            for number in range(min((len(draft.options) for draft in open_ones), default=0)):
+                if any(now.get(draft.port, 0) != number for draft in open_ones):
+                    yield _with_layout([draft.port for draft in open_ones], number)(made)
+        for groups in exchanged(self.aligner, plan.groups, frontier):
+            yield replace(plan, groups=groups)
 
     def with_votes(self, plan: Plan) -> Plan:
         """The plan with the layouts that parameters of unequal sizes tell, where it says none."""
@@ -233,7 +232,9 @@ class Candidates:
 
     def drafts(self) -> list[Draft]:
         """All drafts of the plan with one source at least."""
-        return [draft for group in self.plan.groups for draft in self._drafts(group) if draft.sources]
+        return [
+            draft for group in self.plan.groups for draft in self._drafts(group) if draft.sources
+        ]
 
 
 def candidates(

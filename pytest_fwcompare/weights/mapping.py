@@ -283,17 +283,25 @@ def _join(pieces: list[_Piece], name: str, shapes: MappingLike[str, tuple[int, .
     return entries + [(tuple(ports), gradient) for ports, _, gradient in partial]
 
 
+Branches = tuple[tuple[tuple[str, ...], ...], ...]
+"""Branches that begin at one tensor: of each its layers, of each layer its parameters."""
+
+
 @dataclass(frozen=True)
 class Frontier:
     """A place where what goes in is the same on both sides and what comes out is not yet.
 
     Attributes:
-        reference: names of the reference's parameters there.
-        port: names of the port's.
+        core: names of the reference's parameters that the first value not found comes from.
+        reference: these and others that take the same tensors.
+        port: names of the port's that take them there.
+        branches: of several layers each, beginning at one tensor; the first ends in the core.
     """
 
+    core: tuple[str, ...]
     reference: tuple[str, ...]
     port: tuple[str, ...]
+    branches: tuple[Branches, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -304,7 +312,7 @@ class Evidence:
         found: fraction (0 to 1) of the reference's intermediate tensors whose value is found
             among the port's.
         gap: largest relative difference of an output (`inf` if the outputs cannot be compared).
-        suspects: names of the reference's parameters from which the first tensors not found were
+        suspects: names of the reference's parameters from which the first tensor not found was
             computed directly; empty where that is unknown.
         frontiers: where pairs may be wrong, nearest to the first tensor not found.
     """

@@ -238,10 +238,11 @@ def fuse(fused: Unit, apart: Sequence[Unit], *, forwards: bool) -> Pairing | Non
 
     Args:
         fused: the unit of one kernel.
-        apart: units of one kernel each, in order.
+        apart: units of one kernel each, in order; another order of indices is another order of
+            the parts.
         forwards: True if the reference's are apart and the port's is fused.
     """
-    apart = in_projection_order(apart)
+    apart = in_named_order(apart)
     drafts: list[Draft] = []
     for role in ("kernel", "bias"):
         one = [slot for slot in fused.slots if slot.role == role]
@@ -341,8 +342,16 @@ def _heads(apart: Sequence[Unit], lengths: Sequence[int]) -> list[tuple[int, str
         if isinstance(slot.parameter.options.get(word), int)
     }
     divisors = [n for n in (2, 4, 8, 12, 16, 3, 6, 32, 20, 10, 5) if not length % n and n < length]
-    numbers = [n for n in named if n > 1 and not length % n] or divisors[:MOST_LAYOUTS]
+    # As many as values: one of each part in turn, as some gated layers keep theirs.
+    numbers = [n for n in named if n > 1 and not length % n] or [*divisors[:MOST_LAYOUTS], length]
     return [(heads, f"fused head by head, {heads} heads") for heads in numbers]
+
+
+def in_named_order(units: Sequence[Unit]) -> list[Unit]:
+    """Units that come in their order as names say; in another order, the named ones so moved."""
+    plain = sorted(units, key=lambda unit: unit.index)
+    named = in_projection_order(plain)
+    return [named[plain.index(unit)] for unit in units]
 
 
 def in_projection_order(units: Sequence[Unit]) -> list[Unit]:

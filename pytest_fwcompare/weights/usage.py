@@ -14,6 +14,7 @@ from pytest_fwcompare.backends.base import Parameter, Recorded
 from pytest_fwcompare.weights.conventions import base_kind, long_axes
 from pytest_fwcompare.weights.recurrent import cell
 from pytest_fwcompare.weights.trees import plain_layer
+from pytest_fwcompare.weights.words import words
 
 
 @dataclass(frozen=True)
@@ -144,37 +145,64 @@ class Step:
 
     def takes(self, use: Use, fresh: Sequence[Parameter]) -> bool:
         """Whether what the next operation takes still belongs to this layer."""
-        if not self.members or len(fresh) != 1 or long_axes(fresh[0]) > 1:
+        if not self.members or any(long_axes(parameter) > 1 for parameter in fresh):
             return False
         roles = [role for _, role in self.members]
         lengths = {length for parameter, _ in self.members for length in parameter.shape}
-        fits = set(fresh[0].shape) - {1} <= lengths
-        return fits and "bias" not in roles and _role(use, fresh[0], roles) == "bias"
+        if any(not set(parameter.shape) - {1} <= lengths for parameter in fresh):
+            return False
+        follow = {"bias"}
+        if "mean" in roles or "variance" in roles:
+            follow |= {"mean", "variance", "scale"}
+        added = roles_of(use, fresh, roles)
+        known = [*roles, *added]
+        return "bias" not in roles and set(added) <= follow and len(set(known)) == len(known)
 
     def add(self, use: Use, fresh: Sequence[Parameter]) -> None:
         """Keep them."""
-        for parameter in fresh:
-            roles = [role for _, role in self.members]
-            self.members.append((parameter, _role(use, parameter, roles)))
+        roles = roles_of(use, fresh, [role for _, role in self.members])
+        self.members += zip(fresh, roles, strict=True)
 
 
-def _role(use: Use, parameter: Parameter, before: Sequence[str]) -> str:
-    """What a parameter is to the operation that takes it.
+def roles_of(use: Use, fresh: Sequence[Parameter], before: Sequence[str]) -> list[str]:
+    """What parameters are to the operation that takes them.
 
     Args:
         use: the operation.
-        parameter: one of its own.
+        fresh: those of its parameters that none before took.
         before: roles of those of the same layer that came before.
     """
+    roles: list[str] = []
+    for parameter in fresh:
+        role = _matrix_role if long_axes(parameter) > 1 else _vector_role
+        roles.append(role(use, parameter, [*before, *roles]))
+    return roles
+
+
+def _matrix_role(use: Use, parameter: Parameter, before: Sequence[str]) -> str:
     if not parameter.trainable:
         return parameter.role
-    if long_axes(parameter) > 1:
-        if any(word in use.operation for word in ("gather", "embedding", "take", "index")):
-            return "table"
-        multiplies = ("mul", "dot", "conv", "linear", "einsum", "mm")
-        return "matrix" if any(word in use.operation for word in multiplies) else parameter.role
+    if any(word in use.operation for word in ("gather", "embedding", "take", "index")):
+        return "table"
+    multiplies = ("mul", "dot", "conv", "linear", "einsum", "mm")
+    return "matrix" if any(word in use.operation for word in multiplies) else parameter.role
+
+
+def _vector_role(use: Use, parameter: Parameter, before: Sequence[str]) -> str:
+    """A norm written out subtracts a mean, divides by a deviation, scales and shifts."""
+    says = words(parameter.role or parameter.name)
+    if not parameter.trainable and ("mean" in says or "variance" in says):
+        return parameter.role
     if "norm" in use.operation:
-        return "bias" if "scale" in before else "scale"
-    if any(word in use.operation for word in ("add", "sub", "linear", "conv")):
-        return "bias"
-    return "scale" if "mul" in use.operation else parameter.role
+        first, second = ("scale", "bias") if parameter.trainable else ("mean", "variance")
+        return second if first in before else first
+    if "sub" in use.operation:
+        return "mean"
+    if any(word in use.operation for word in ("add", "linear", "conv")):
+        return "bias" if parameter.trainable else "mean"
+    if "div" in use.operation:
+        return "variance"
+    if "mul" in use.operation:
+        left = not parameter.trainable or list(before[-1:]) == ["mean"]
+        return "variance" if left else "scale"
+    return parameter.role

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import random
 import string
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,9 +46,9 @@ class Net:
 class Reference(nn.Module):
     """The network with torch's layers under their paths."""
 
-    def __init__(self, net: Net, fault: str = "") -> None:
+    def __init__(self, net: Net) -> None:
         super().__init__()
-        self.net, self.fault = net, fault
+        self.net = net
         for path, make in net.layers.items():
             place: Any = self
             *parents, last = path.split(".")
@@ -66,8 +67,6 @@ class Reference(nn.Module):
 
 class TorchCalls:
     """Layers as torch runs them."""
-
-    fault = ""
 
     def __init__(self, model: Reference) -> None:
         self.model = model
@@ -110,7 +109,8 @@ class Disguise:
 
     Attributes:
         turn: "all", "none" or "some" of the linear kernels are (in, out).
-        fuse: "" or "order" or "heads": how linear layers of one tensor are put together.
+        fuse: "", "order", "mixed" (one after the other in any order), "heads": how linear layers
+            of one tensor are put together.
         shuffled: definition order and order of layers of one tensor are drawn.
         singletons: vectors get singleton axes.
     """
@@ -131,7 +131,7 @@ class Disguise:
         return cls(
             seed,
             chance.choice(["all", "all", "none", "some"]),
-            chance.choice(["", "", "order", "heads"]),
+            chance.choice(["", "", "order", "mixed", "heads"]),
             chance.random() < 0.8,
             chance.random() < 0.3,
         )
@@ -150,7 +150,7 @@ class Hidden:
         order: of calls in `in_any_order`, drawn once.
     """
 
-    def __init__(self, net: Net, disguise: Disguise, kept: set[str] | None = None) -> None:
+    def __init__(self, net: Net, disguise: Disguise) -> None:
         self.net, self.disguise = net, disguise
         self.model = Reference(net)
         chance = disguise.random
@@ -158,14 +158,16 @@ class Hidden:
         self.fused: dict[str, tuple[tuple[str, ...], int]] = {}
         shapes: list[tuple[str, tuple[int, ...]]] = []
         groups = net.fusable if disguise.fuse else ()
+        if disguise.fuse == "mixed":
+            groups = tuple((tuple(chance.sample(p, len(p))), heads) for p, heads in groups)
         members = {path: group for group in groups for path in group[0]}
         tied = {one for one, _ in net.tied}
-        for path, make in net.layers.items():
+        for path in net.layers:
             layer = self.model.get_submodule(path)
             if path in members:
                 paths, heads = members[path]
                 if path != paths[0]:
-                    continue
+                    continue  # kept with the first
                 self.fused[path] = paths, heads if disguise.fuse == "heads" else 0
                 rows = sum(self.model.get_submodule(p).weight.shape[0] for p in paths)
                 shapes.append((f"{path}.weight", self.turn(path, (rows, layer.weight.shape[1]))))
@@ -192,6 +194,7 @@ class Hidden:
         for one, other in net.tied:
             self.names[one] = self.names[other]
         self.shapes = {self.names[name]: shape for name, shape in shapes}
+        self.buffers = {new for old, new in self.names.items() if "running_" in old}
         self.seed = chance.random()
 
     def turn(self, path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -218,12 +221,18 @@ class HiddenCalls:
     Args:
         hidden: where they are.
         values: by meaningless name.
-        fault: planted; "" for none.
+        fault: kind of call and which of them gives something else; None plants nothing.
     """
 
-    def __init__(self, hidden: Hidden, values: Any, fault: str = "") -> None:
+    def __init__(self, hidden: Hidden, values: Any, fault: tuple[str, int] | None = None) -> None:
         self.hidden, self.values, self.fault = hidden, values, fault
         self.chance = random.Random(hidden.seed)
+        self.calls: Counter[str] = Counter()
+
+    def faulty(self, kind: str) -> bool:
+        """Whether this is the call with the planted fault."""
+        self.calls[kind] += 1
+        return self.fault == (kind, self.calls[kind] - 1)
 
     def get(self, name: str) -> Any:
         return self.values[self.hidden.names[name]]
@@ -239,15 +248,17 @@ class HiddenCalls:
         return self.get(name).reshape(-1)
 
     def several(self, paths: Sequence[str], x: Any) -> list[Any]:
-        if paths[0] not in self.hidden.fused:
+        first = next((path for path in paths if path in self.hidden.fused), None)
+        if first is None:
             return self.in_any_order(*[lambda path=path: self(path, x) for path in paths])
-        y = self(paths[0], x)
-        heads = self.hidden.fused[paths[0]][1]
+        y = self(first, x)
+        order, heads = self.hidden.fused[first]
+        places = [order.index(path) for path in paths]
         if not heads:
             width = y.shape[-1] // len(paths)
-            return [y[..., i * width : (i + 1) * width] for i in range(len(paths))]
+            return [y[..., i * width : (i + 1) * width] for i in places]
         split = y.reshape(*y.shape[:-1], heads, len(paths), -1)
-        return [split[..., i, :].reshape(*y.shape[:-1], -1) for i in range(len(paths))]
+        return [split[..., i, :].reshape(*y.shape[:-1], -1) for i in places]
 
     def in_any_order(self, *thunks: Callable[[], Any]) -> list[Any]:
         order = list(range(len(thunks)))
@@ -266,7 +277,8 @@ class HiddenCalls:
 
     def layernorm(self, path: str, layer: Any, x: Any) -> Any:
         centred = x - self.mean(x, -1)
-        y = centred / (self.mean(centred * centred, -1) + layer.eps) ** 0.5
+        epsilon = 1e-3 if self.faulty("norm") else layer.eps
+        y = centred / (self.mean(centred * centred, -1) + epsilon) ** 0.5
         return y * self.vector(f"{path}.weight") + self.vector(f"{path}.bias")
 
     def rmsnorm(self, path: str, layer: Any, x: Any) -> Any:
@@ -279,7 +291,8 @@ class HiddenCalls:
             self.vector(f"{path}.{role}").reshape(shape)
             for role in ("running_mean", "running_var", "weight", "bias")
         )
-        return (x - mean) / (variance + layer.eps) ** 0.5 * scale + shift
+        epsilon = 1e-3 if self.faulty("norm") else layer.eps
+        return (x - mean) / (variance + epsilon) ** 0.5 * scale + shift
 
     def embedding(self, path: str, layer: Any, ids: Any) -> Any:
         return self.get(f"{path}.weight")[ids]
@@ -298,8 +311,7 @@ class HiddenCalls:
             self.get(f"{path}.{role}_l{level}")
             for role in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         )
-        h = c = x[:, 0, :1] * 0 + bx.reshape(-1)[:size] * 0
-        bx, bh = bx.reshape(-1), bh.reshape(-1)
+        h = c = x[:, 0, :size] * 0
         steps = []
         for t in range(x.shape[1]):
             z = x[:, t] @ wx.swapaxes(0, 1) + bx + h @ wh.swapaxes(0, 1) + bh
@@ -311,14 +323,19 @@ class HiddenCalls:
 
 
 class HiddenTorchCalls(HiddenCalls):
-    softmax = TorchCalls.softmax
     tanh = TorchCalls.tanh
-    relu = TorchCalls.relu
     sigmoid = TorchCalls.sigmoid
     concatenate = TorchCalls.concatenate
 
+    def softmax(self, x: Any) -> Any:
+        return torch.softmax(x * 1.05 if self.faulty("softmax") else x, -1)
+
+    def relu(self, x: Any) -> Any:
+        return nn.functional.leaky_relu(x) if self.faulty("relu") else torch.relu(x)
+
     def gelu(self, x: Any) -> Any:
-        return nn.functional.gelu(x)
+        kind = "tanh" if self.faulty("gelu") else "none"
+        return nn.functional.gelu(x, approximate=kind)
 
     def mean(self, x: Any, axis: int) -> Any:
         return x.mean(axis, keepdim=True)
@@ -372,27 +389,26 @@ class HiddenJaxCalls(HiddenCalls):
 class TorchPort(nn.Module):
     """A disguised port in torch: all parameters at one place."""
 
-    def __init__(self, net: Net, disguise: Disguise, forward: Forward | None = None) -> None:
+    def __init__(self, net: Net, disguise: Disguise, fault: tuple[str, int] | None = None) -> None:
         super().__init__()
-        self.hidden = Hidden(net, disguise)
-        self.body = forward or net.forward
-        self.kept = nn.ParameterDict(
-            {name: nn.Parameter(torch.tensor(v)) for name, v in self.hidden.start().items()}
-        )
-        self.hidden.model.requires_grad_(False)
-        object.__setattr__(self.hidden, "model", self.hidden.model)
+        self.hidden, self.fault = Hidden(net, disguise), fault
+        for name, value in self.hidden.start().items():
+            if name in self.hidden.buffers:
+                self.register_buffer(name, torch.tensor(value))
+            else:
+                self.register_parameter(name, nn.Parameter(torch.tensor(value)))
 
     def forward(self, *inputs: Any) -> Any:
-        return self.body(HiddenTorchCalls(self.hidden, self.kept), *inputs)
+        kept = {name: getattr(self, name) for name in self.hidden.shapes}
+        return self.hidden.net.forward(HiddenTorchCalls(self.hidden, kept, self.fault), *inputs)
 
 
-def jax_port(net: Net, disguise: Disguise, forward: Forward | None = None) -> Any:
+def jax_port(net: Net, disguise: Disguise) -> Any:
     """A disguised port as (function, params) of JAX."""
     hidden = Hidden(net, disguise)
-    body = forward or net.forward
 
     def function(params: Any, *inputs: Any) -> Any:
-        return body(HiddenJaxCalls(hidden, params), *inputs)
+        return net.forward(HiddenJaxCalls(hidden, params), *inputs)
 
     return function, hidden.start()
 
@@ -427,9 +443,7 @@ def transformer(blocks: int = 3, width: int = 8, mlp: int = 16, vocabulary: int 
     for i in range(blocks):
         for one in ("query", "key", "value", "output"):
             layers[f"blocks.{i}.attention.{one}"] = lambda: nn.Linear(width, width)
-        fusable.append(
-            (tuple(f"blocks.{i}.attention.{n}" for n in ("query", "key", "value")), 2)
-        )
+        fusable.append((tuple(f"blocks.{i}.attention.{n}" for n in ("query", "key", "value")), 2))
         layers[f"blocks.{i}.norm1"] = lambda: nn.LayerNorm(width)
         layers[f"blocks.{i}.up"] = lambda: nn.Linear(width, mlp)
         layers[f"blocks.{i}.down"] = lambda: nn.Linear(mlp, width)
@@ -460,3 +474,152 @@ def transformer(blocks: int = 3, width: int = 8, mlp: int = 16, vocabulary: int 
         else fwc.TensorSpec((2, 5, width))
     )
     return Net(layers, forward, {"x": spec}, tuple(fusable), tied)
+
+
+def translator(blocks: int = 2, width: int = 8, mlp: int = 12) -> Net:
+    """Encoder and decoder with cross attention; both inputs are of one shape."""
+    layers: dict[str, Callable[[], nn.Module]] = {}
+    fusable = []
+
+    def add(path: str, attentions: Sequence[str]) -> None:
+        for name in attentions:
+            for one in ("query", "key", "value", "output"):
+                layers[f"{path}.{name}.{one}"] = lambda: nn.Linear(width, width)
+            three = tuple(f"{path}.{name}.{n}" for n in ("query", "key", "value"))
+            fusable.append((three[1:] if name == "cross" else three, 2))
+            layers[f"{path}.{name}_norm"] = lambda: nn.LayerNorm(width)
+        layers[f"{path}.up"] = lambda: nn.Linear(width, mlp)
+        layers[f"{path}.down"] = lambda: nn.Linear(mlp, width)
+        layers[f"{path}.norm"] = lambda: nn.LayerNorm(width)
+
+    for i in range(blocks):
+        add(f"encoder.{i}", ["self"])
+    for i in range(blocks):
+        add(f"decoder.{i}", ["self", "cross"])
+
+    def rest(calls: Any, path: str, x: Any) -> Any:
+        y = calls(f"{path}.down", calls.relu(calls(f"{path}.up", x)))
+        return calls(f"{path}.norm", x + y)
+
+    def forward(calls: Any, source: Any, target: Any) -> Any:
+        for i in range(blocks):
+            path = f"encoder.{i}"
+            source = calls(f"{path}.self_norm", source + attention(calls, f"{path}.self", source))
+            source = rest(calls, path, source)
+        for i in range(blocks):
+            path = f"decoder.{i}"
+            target = calls(f"{path}.self_norm", target + attention(calls, f"{path}.self", target))
+            mixed = attention(calls, f"{path}.cross", target, source)
+            target = rest(calls, path, calls(f"{path}.cross_norm", target + mixed))
+        return target
+
+    spec = fwc.TensorSpec((2, 4, width))
+    return Net(layers, forward, {"source": spec, "target": spec}, tuple(fusable))
+
+
+def convolutions(blocks: int = 3, width: int = 6) -> Net:
+    """Depthwise and pointwise convolutions of one shape with batch norms and shortcuts."""
+    layers: dict[str, Callable[[], nn.Module]] = {
+        "stem": lambda: nn.Conv2d(3, width, 3, padding=1)
+    }
+    for i in range(blocks):
+        layers[f"blocks.{i}.depthwise"] = lambda: nn.Conv2d(
+            width, width, 3, padding=1, groups=width, bias=False
+        )
+        layers[f"blocks.{i}.norm1"] = lambda: nn.BatchNorm2d(width)
+        layers[f"blocks.{i}.pointwise"] = lambda: nn.Conv2d(width, width, 1, bias=False)
+        layers[f"blocks.{i}.norm2"] = lambda: nn.BatchNorm2d(width)
+        layers[f"blocks.{i}.shortcut"] = lambda: nn.Conv2d(width, width, 1)
+    layers["head"] = lambda: nn.Linear(width, 5)
+
+    def forward(calls: Any, x: Any) -> Any:
+        x = calls("stem", x)
+        for i in range(blocks):
+            path = f"blocks.{i}"
+
+            def main(x: Any = x, path: str = path) -> Any:
+                y = calls.relu(calls(f"{path}.norm1", calls(f"{path}.depthwise", x)))
+                return calls(f"{path}.norm2", calls(f"{path}.pointwise", y))
+
+            y, z = calls.in_any_order(main, lambda x=x, path=path: calls(f"{path}.shortcut", x))
+            x = calls.relu(y + z)
+        return calls("head", x.mean((2, 3)))
+
+    return Net(layers, forward, {"x": fwc.TensorSpec((2, 3, 6, 5))})
+
+
+def recurrent(levels: int = 2, width: int = 4) -> Net:
+    """Stacked LSTMs of one width with two biases each, then two heads."""
+    layers: dict[str, Callable[[], nn.Module]] = {
+        "first": lambda: nn.LSTM(width, width, levels, batch_first=True),
+        "second": lambda: nn.LSTM(width, width, batch_first=True),
+        "mean": lambda: nn.Linear(width, width),
+        "spread": lambda: nn.Linear(width, width),
+    }
+
+    def forward(calls: Any, x: Any) -> Any:
+        x = calls("second", calls("first", x))
+        a, b = calls.in_any_order(lambda: calls("mean", x), lambda: calls("spread", x))
+        return calls.tanh(a) * calls.sigmoid(b)
+
+    return Net(layers, forward, {"x": fwc.TensorSpec((2, 3, width))})
+
+
+def experts(count: int = 3, width: int = 6) -> Net:
+    """A gate that weighs experts of one shape."""
+    layers: dict[str, Callable[[], nn.Module]] = {"gate": lambda: nn.Linear(width, count)}
+    for i in range(count):
+        layers[f"experts.{i}.up"] = lambda: nn.Linear(width, 8)
+        layers[f"experts.{i}.down"] = lambda: nn.Linear(8, width)
+
+    def forward(calls: Any, x: Any) -> Any:
+        gates = calls.softmax(calls("gate", x))
+        made = calls.in_any_order(
+            *[
+                lambda i=i: calls(f"experts.{i}.down", calls.gelu(calls(f"experts.{i}.up", x)))
+                for i in range(count)
+            ]
+        )
+        return sum(gates[..., i : i + 1] * made[i] for i in range(count))
+
+    return Net(layers, forward, {"x": fwc.TensorSpec((3, width))})
+
+
+def twins(blocks: int = 6, width: int = 5) -> Net:
+    """A deep stack of layers that are all alike, each with a gate on the same tensor."""
+    layers: dict[str, Callable[[], nn.Module]] = {}
+    for i in range(blocks):
+        layers[f"blocks.{i}.value"] = lambda: nn.Linear(width, width)
+        layers[f"blocks.{i}.gate"] = lambda: nn.Linear(width, width)
+        layers[f"blocks.{i}.norm"] = lambda: nn.LayerNorm(width)
+
+    def forward(calls: Any, x: Any) -> Any:
+        for i in range(blocks):
+            path = f"blocks.{i}"
+            value, gate = calls.several((f"{path}.value", f"{path}.gate"), x)
+            x = calls(f"{path}.norm", x + calls.tanh(value) * calls.sigmoid(gate))
+        return x
+
+    groups = tuple((tuple(f"blocks.{i}.{n}" for n in ("value", "gate")), 5) for i in range(blocks))
+    return Net(layers, forward, {"x": fwc.TensorSpec((3, width))}, groups)
+
+
+def towers(count: int = 3, width: int = 5) -> Net:
+    """Branches of two layers each, joined end to end before the last layer."""
+    layers: dict[str, Callable[[], nn.Module]] = {"stem": lambda: nn.Linear(width, width)}
+    for i in range(count):
+        layers[f"towers.{i}.first"] = lambda: nn.Linear(width, 4)
+        layers[f"towers.{i}.second"] = lambda: nn.Linear(4, width)
+    layers["head"] = lambda: nn.Linear(count * width, 3)
+
+    def forward(calls: Any, x: Any) -> Any:
+        x = calls.tanh(calls("stem", x))
+        made = calls.in_any_order(
+            *[
+                lambda i=i: calls(f"towers.{i}.second", calls.tanh(calls(f"towers.{i}.first", x)))
+                for i in range(count)
+            ]
+        )
+        return calls("head", calls.concatenate(made, -1))
+
+    return Net(layers, forward, {"x": fwc.TensorSpec((3, width))})
