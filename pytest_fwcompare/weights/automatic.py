@@ -9,8 +9,9 @@ from functools import partial
 from pytest_fwcompare.backends.base import Parameter
 from pytest_fwcompare.errors import MappingError
 from pytest_fwcompare.progress import tell
-from pytest_fwcompare.weights.guess import Candidates, Choice, Plan, candidates
+from pytest_fwcompare.weights.guess import Candidates, candidates
 from pytest_fwcompare.weights.mapping import Evidence, Link, Mapping
+from pytest_fwcompare.weights.plans import Choice, Plan
 from pytest_fwcompare.weights.remnants import REASON
 from pytest_fwcompare.weights.transforms import Identity
 from pytest_fwcompare.weights.usage import InUse

@@ -2,60 +2,29 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations, permutations
 
 from pytest_fwcompare.backends.base import Parameter
 from pytest_fwcompare.errors import MappingError
 from pytest_fwcompare.weights.align import Aligner, Group
+from pytest_fwcompare.weights.choices import (
+    layout_choices,
+    sibling_choices,
+    swap_choices,
+    voted,
+    with_layout,
+)
 from pytest_fwcompare.weights.conventions import role_word
-from pytest_fwcompare.weights.conversions import UNDOCUMENTED
 from pytest_fwcompare.weights.frontier import exchanged, regrouped, units_of, ways
 from pytest_fwcompare.weights.mapping import Frontier, Link, Mapping
 from pytest_fwcompare.weights.pairs import Draft
+from pytest_fwcompare.weights.plans import Choice, Plan
 from pytest_fwcompare.weights.remnants import pair_remnants
-from pytest_fwcompare.weights.transforms import Transform
 from pytest_fwcompare.weights.trees import alphabetical, units
-from pytest_fwcompare.weights.words import template
 
 TELLING_NAMES = 0.3
 """Mean likeness of names below which they are taken for meaningless: two letters have as much."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One candidate: pairs of units, and the layout chosen for each question.
-
-    Attributes:
-        groups: pairs of units.
-        layouts: by question, the number of the chosen option.
-    """
-
-    groups: tuple[Group, ...]
-    layouts: tuple[tuple[str, int], ...] = ()
-
-
-@dataclass(frozen=True)
-class Choice:
-    """An open question and its other answers.
-
-    Attributes:
-        question: in words.
-        answers: what each alternative says, in words, and how it changes a plan.
-        touches: names of the reference's parameters that it moves.
-        open: neither order, names nor documentation decide it: a guess that must not be silent.
-        habit: only what is usual in a framework decides it, not the layer's documentation.
-        layout: it is about axes or heads, not about which parameter it is.
-    """
-
-    question: str
-    answers: tuple[tuple[str, Callable[[Plan], Plan]], ...]
-    touches: frozenset[str]
-    open: bool
-    habit: bool = False
-    layout: bool = False
 
 
 @dataclass
@@ -172,7 +141,7 @@ class Candidates:
             now = dict(made.layouts)
             for number in range(min((len(draft.options) for draft in open_ones), default=0)):
                 if any(now.get(draft.port, 0) != number for draft in open_ones):
-                    yield _with_layout([draft.port for draft in open_ones], number)(made)
+                    yield with_layout([draft.port for draft in open_ones], number)(made)
         for groups in exchanged(self.aligner, plan.groups, frontier):
             yield replace(plan, groups=groups)
 
@@ -321,188 +290,3 @@ def table(reference: Sequence[Parameter], port: Sequence[Parameter], most: int =
         cells = [side[place] if place < len(side) else "" for side in texts]
         rows.append(f"  {cells[0]:{width}}  {cells[1]}".rstrip())
     return "\n".join(rows)
-
-
-# Questions --------------------------------------------------------------------------------------
-
-
-def voted(made: Candidates) -> tuple[tuple[str, int], ...]:
-    """For each layout question, the answer that layers with unequal sizes give."""
-    votes: dict[str, Counter[Transform]] = {}
-    drafts = made.drafts()
-    for draft in drafts:
-        if len(draft.options) == 1:
-            votes.setdefault(made.question(draft), Counter())[draft.options[0][0]] += 1
-    chosen = []
-    for draft in drafts:
-        known = votes.get(made.question(draft))
-        if len(draft.options) > 1 and known:
-            transforms = [option[0] for option in draft.options]
-            number = max(range(len(transforms)), key=lambda n: (known[transforms[n]], -n))
-            chosen.append((draft.port, number))
-    return tuple(chosen)
-
-
-def layout_choices(made: Candidates) -> list[Choice]:
-    """One choice for each kind of parameter whose axis order is open, then for each parameter."""
-    questions: dict[str, list[Draft]] = {}
-    for draft in made.drafts():
-        if len(draft.options) > 1:
-            questions.setdefault(made.question(draft), []).append(draft)
-    layouts = dict(made.plan.layouts)
-    found = []
-    for question, drafts in questions.items():
-        whole = len(drafts) == 1 or bool(drafts[0].layout)
-        sets = [drafts] if whole else [drafts, *([draft] for draft in drafts)]
-        for some in sets:
-            now = layouts.get(some[0].port, 0)
-            answers = tuple(
-                (
-                    some[0].options[n][1] + f": {some[0].options[n][0]!r}",
-                    _with_layout([d.port for d in some], n),
-                )
-                for n in range(min(len(d.options) for d in some))
-                if n != now
-            )
-            kind = question if some[0].layout else f"axis order of {question}"
-            text = f"{kind}: " + ", ".join(draft.port for draft in some)
-            touched = frozenset(source for draft in some for source in draft.sources)
-            unvoted = some is drafts and not any(draft.port in layouts for draft in some)
-            guess = unvoted and some[0].options[0][1] == UNDOCUMENTED
-            habit = unvoted and not guess and not some[0].layout
-            found.append(Choice(text, answers, touched, guess, habit, layout=True))
-    return found
-
-
-def _with_layout(ports: Sequence[str], number: int) -> Callable[[Plan], Plan]:
-    def change(plan: Plan) -> Plan:
-        layouts = {**dict(plan.layouts), **dict.fromkeys(ports, number)}
-        return replace(plan, layouts=tuple(layouts.items()))
-
-    return change
-
-
-MOST_SIBLINGS = 4
-"""Of so many all orders are tried."""
-
-
-def sibling_choices(made: Candidates) -> list[Choice]:
-    """Other orders of layers that take one tensor: in all such places alike, then in each."""
-    sets = [found for names in made.siblings if (found := _sibling_units(made, names))]
-    places: dict[int, list[list[tuple[int, ...]]]] = {}
-    for some in sets:
-        places.setdefault(len(some), []).append(some)
-    choices = []
-    for count, alike in places.items():
-        for chosen in [alike, *([one] for one in alike)] if len(alike) > 1 else [alike]:
-            paths = [made.aligner.reference[ones[0]].path for ones in chosen[0]]
-            slots = [
-                s for ones in chosen for (i,) in ones for s in made.aligner.reference[i].slots
-            ]
-            answers = tuple(
-                (
-                    "in the order " + ", ".join(paths[place] for place in order),
-                    _reordered(chosen, order),
-                )
-                for order in permutations(range(count))
-                if order != tuple(range(count))
-            )
-            text = f"the order of {', '.join(paths)}" + (
-                f" and {len(chosen) - 1} more such sets" if len(chosen) > 1 else ""
-            )
-            names = frozenset(slot.name for slot in slots)
-            choices.append(Choice(text, answers, names, chosen is not alike or len(alike) == 1))
-    return choices
-
-
-def _sibling_units(made: Candidates, names: Sequence[str]) -> list[tuple[int, ...]]:
-    """The reference's units of those parameters, if shapes allow to exchange what they pair with.
-
-    Sets of which names tell any apart are left alone.
-    """
-    holders = {
-        slot.name: i for i, unit in enumerate(made.aligner.reference) for slot in unit.slots
-    }
-    wanted = [(holders[name],) for name in names if name in holders]
-    for some in made.aligner.exchangeable(made.plan.groups):
-        mine = [group for group in some if group[0] in wanted]
-        apart = any(made.aligner.told_apart(one, other) for one, other in combinations(mine, 2))
-        if 1 < len(mine) <= MOST_SIBLINGS and not apart:
-            return [ones for ones, _ in mine]
-    return []
-
-
-def _reordered(
-    sets: Sequence[Sequence[tuple[int, ...]]], order: Sequence[int]
-) -> Callable[[Plan], Plan]:
-    """Give each of a set the partner of another."""
-
-    def change(plan: Plan) -> Plan:
-        partner = dict(plan.groups)
-        for ones in sets:
-            if all(one in partner for one in ones):
-                now = [partner[one] for one in ones]
-                partner.update(zip(ones, (now[place] for place in order), strict=True))
-        return replace(plan, groups=tuple(partner.items()))
-
-    return change
-
-
-def swap_choices(made: Candidates) -> list[Choice]:
-    """Pairs of equal shapes that names do not tell apart: all of a template, then single ones."""
-    aligner = made.aligner
-    whole, single = [], []
-    for some in aligner.exchangeable(made.plan.groups):
-        done = set()
-        for a, one in enumerate(some):
-            for other in some[a + 1 :]:
-                if aligner.told_apart(one, other):
-                    continue
-                units_of = [aligner.reference[group[0][0]] for group in (one, other)]
-                names = [unit.path for unit in units_of]
-                touched = frozenset(s.name for unit in units_of for s in unit.slots)
-                text = f"{names[0]} and {names[1]} could be exchanged"
-                choice = Choice(
-                    text,
-                    (("exchanged", _swapped([(one[0], other[0])])),),
-                    touched,
-                    not aligner.ordered,
-                )
-                single.append((other[0][0] - one[0][0], choice))
-                key = (template(names[0]), template(names[1]))
-                twins = template_pairs(made, some, *key) if key not in done else []
-                done.add(key)
-                if len(twins) > 1:
-                    text = f"all {key[0]} and {key[1]} could be exchanged"
-                    whole.append(Choice(text, (("exchanged", _swapped(twins)),), touched, False))
-    single.sort(key=lambda pair: pair[0])
-    return [*whole, *(choice for _, choice in single)]
-
-
-def template_pairs(
-    made: Candidates, groups: Sequence[Group], first: str, second: str
-) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Pairs of reference units of two templates that stand in one layer each."""
-    if first == second:
-        return []
-    found: dict[tuple[int, ...], dict[str, tuple[int, ...]]] = {}
-    for ones, _ in groups:
-        unit = made.aligner.reference[ones[0]]
-        if template(unit.path) in (first, second):
-            found.setdefault(unit.numbers[:1], {})[template(unit.path)] = ones
-    return [(both[first], both[second]) for both in found.values() if len(both) == 2]
-
-
-def _swapped(
-    pairs: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
-) -> Callable[[Plan], Plan]:
-    """Exchange the port's units of pairs of the reference's units."""
-
-    def change(plan: Plan) -> Plan:
-        partner = dict(plan.groups)
-        for one, other in pairs:
-            if one in partner and other in partner:
-                partner[one], partner[other] = partner[other], partner[one]
-        return replace(plan, groups=tuple(partner.items()))
-
-    return change

@@ -14,16 +14,17 @@ from pytest_fwcompare.weights import Evidence, Mapping
 torch = pytest.importorskip("torch")
 
 from . import disguise as d  # noqa: E402
+from . import disguised_nets as nets  # noqa: E402
 
 NETS: dict[str, Callable[[], d.Net]] = {
-    "transformer": lambda: d.transformer(3),
-    "language": lambda: d.transformer(2, vocabulary=11),
-    "translator": lambda: d.translator(1),
-    "convolutions": lambda: d.convolutions(2),
-    "recurrent": d.recurrent,
-    "experts": d.experts,
-    "towers": d.towers,
-    "twins": lambda: d.twins(4),
+    "transformer": lambda: nets.transformer(3),
+    "language": lambda: nets.transformer(2, vocabulary=11),
+    "translator": lambda: nets.translator(1),
+    "convolutions": lambda: nets.convolutions(2),
+    "recurrent": nets.recurrent,
+    "experts": nets.experts,
+    "towers": nets.towers,
+    "twins": lambda: nets.twins(4),
 }
 
 
@@ -63,7 +64,7 @@ def test_many_disguised_ports_are_mapped(name: str, seed: int) -> None:
 
 @pytest.mark.parametrize("fuse", ["", "order", "mixed", "heads"])
 def test_every_way_to_keep_query_key_and_value(fuse: str) -> None:
-    net = d.transformer(2)
+    net = nets.transformer(2)
     found = judged(net, d.TorchPort(net, d.Disguise(5, turn="some", fuse=fuse)))
     assert found.verdict == "equivalent", found.summary()
 
@@ -94,7 +95,7 @@ def test_a_disguised_port_with_a_fault_is_never_equivalent(name: str, fault: Any
 
 def test_what_goes_before_a_fault_is_paired_rightly() -> None:
     """Names and order mean nothing: values pair all layers up to the fault."""
-    net = d.transformer(3)
+    net = nets.transformer(3)
     port = d.TorchPort(net, d.Disguise(3, fuse="heads"), ("gelu", 1))
     found = judged(net, port)
     assert found.verdict == "semantic"
@@ -123,7 +124,7 @@ def test_the_search_grows_with_the_blocks_not_with_the_product_of_their_orders(
     numbers = []
     for blocks in (2, 5):
         asked.clear()
-        net = d.transformer(blocks)
+        net = nets.transformer(blocks)
         found = judged(net, d.TorchPort(net, d.Disguise(1)))
         assert found.verdict == "equivalent", found.summary()
         numbers.append(len(asked))
@@ -134,7 +135,7 @@ def test_the_search_grows_with_the_blocks_not_with_the_product_of_their_orders(
 
 def test_a_port_in_another_framework() -> None:
     pytest.importorskip("jax")
-    net = d.transformer(1)
+    net = nets.transformer(1)
     found = judged(net, d.jax_port(net, d.Disguise(4, fuse="mixed")))
     assert found.verdict == "equivalent", found.summary()
 
@@ -167,6 +168,6 @@ def test_query_and_key_exchanged_against_their_names_is_a_fault() -> None:
 
 def test_a_port_that_gives_nan_with_some_weights_is_not_taken_as_settled() -> None:
     """A variance filled with a mean gives NaN, which is no agreement."""
-    net = d.convolutions(1)
+    net = nets.convolutions(1)
     found = judged(net, d.TorchPort(net, d.Disguise(0)))
     assert found.verdict == "equivalent", found.summary()
