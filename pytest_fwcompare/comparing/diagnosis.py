@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from pytest_fwcompare.inputs.examples import Example
 from pytest_fwcompare.judge.distances import unit_roundoff
 from pytest_fwcompare.judge.tally import Finding, Tally
 from pytest_fwcompare.records import Attribution, DepthRow, Verdict
+from pytest_fwcompare.running.arrays import Shelf
 from pytest_fwcompare.running.pair import Pair
 from pytest_fwcompare.running.points import Point, Run
 
@@ -25,6 +28,9 @@ VANISHED = 1e-6
 
 TRIED = 12
 """Repairs that gave nothing and are listed."""
+
+TITLE = "gradient of "
+"""What the gradient of a parameter is called before its name."""
 
 LOCAL_FACTOR = 16.0
 """A local difference of that many roundings of the working dtype is no rounded constant."""
@@ -290,9 +296,8 @@ def trace_sides(
         reference.recorded,
         port.recorded,
         reference_parameters=point.weights or pair.given,
-        port_parameters=_port_values(pair, point),
         reference_layers=list(pair.reference_parameters.values()),
-        parameter_gradient_mismatch=_wrong_gradients(reference, port) if pair.backward else None,
+        parameter_gradient_mismatch=WrongGradients(reference, port) if pair.backward else None,
         buffer_mismatch=_wrong_buffers(pair, point, reference, port),
         reference_outputs=reference.outputs,
         port_outputs=port.outputs,
@@ -303,24 +308,47 @@ def trace_sides(
     return Traced(found, sides, point)
 
 
-def _port_values(pair: Pair, point: Point) -> dict[str, np.ndarray]:
-    if point.weights is None or pair.mapping is None:
-        return pair.port.side.read()
-    return pair.mapping.port_values(point.weights)
+class WrongGradients(Mapping[str, tuple[np.ndarray, np.ndarray]]):
+    """Gradients of parameters that differ: expected and obtained, by the reference's name.
+
+    They are compared when somebody asks first, which nobody does where the forward passes part
+    already, and read when they are asked for: those of a large network wait in a file.
+
+    Args:
+        reference, port: a pass of each, taken back.
+    """
+
+    def __init__(self, reference: Run, port: Run) -> None:
+        self._sides = reference.parameters, port.parameters
+
+    @cached_property
+    def _names(self) -> dict[str, None]:
+        ours, theirs = self._sides
+        # A shift that a norm takes out again has the gradient zero, and rounding instead of it.
+        peak = ours.largest if isinstance(ours, Shelf) else largest(ours.values())
+        return {
+            title.removeprefix(TITLE): None
+            for title, obtained in theirs.items()
+            if title in ours
+            and (expected := ours[title]).shape == obtained.shape
+            and _differ(expected, obtained, least=VANISHED * peak)
+        }
+
+    def __getitem__(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._sides[0][TITLE + name], self._sides[1][TITLE + name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
-def _wrong_gradients(reference: Run, port: Run) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    # A shift that a norm takes out again has the gradient zero, and rounding instead of it.
-    sizes = (float(np.abs(value).max(initial=0.0)) for value in reference.parameters.values())
-    peak = max(sizes, default=0.0)
-    wrong = {}
-    for name, obtained in port.parameters.items():
-        expected = reference.parameters.get(name)
-        if expected is None or expected.shape != obtained.shape:
-            continue
-        if _differ(expected, obtained, least=VANISHED * peak):
-            wrong[name.removeprefix("gradient of ")] = (expected, obtained)
-    return wrong
+def largest(values: Iterable[np.ndarray]) -> float:
+    """Largest magnitude in any of the arrays, 0.0 if there is none."""
+    return max((float(np.abs(value).max(initial=0.0)) for value in values), default=0.0)
 
 
 def _wrong_buffers(pair: Pair, point: Point, reference: Run, port: Run) -> dict[str, BufferChange]:

@@ -67,7 +67,6 @@ def diagnose(
     port_records: Sequence[Recorded],
     *,
     reference_parameters: Mapping[str, Array] | None = None,
-    port_parameters: Mapping[str, Array] | None = None,
     reference_layers: Sequence[Parameter] = (),
     parameter_gradient_mismatch: Mapping[str, tuple[Array, Array]] | None = None,
     buffer_mismatch: Mapping[str, BufferChange] | None = None,
@@ -84,7 +83,6 @@ def diagnose(
             the backward pass was run.
         port_records: the port's float64 pass on the same inputs, weights and cotangents.
         reference_parameters: float64 values by parameter name.
-        port_parameters: the same of the port.
         reference_layers: `Side.parameters()` of the reference; tells which module owns one.
         parameter_gradient_mismatch: by the reference's parameter name, the expected and the
             obtained gradient, both in the reference's layout, where they differ; None where they
@@ -103,7 +101,6 @@ def diagnose(
         reference_records,
         port_records,
         reference_parameters=reference_parameters or {},
-        port_parameters=port_parameters or {},
         reference_layers=reference_layers,
         parameter_gradient_mismatch=parameter_gradient_mismatch,
         buffer_mismatch=buffer_mismatch or {},

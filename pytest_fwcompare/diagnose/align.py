@@ -11,7 +11,7 @@ do, and no match is lost to the quick comparison.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,7 +72,26 @@ def regular(value: Array) -> tuple[Array, tuple[int, int, int]]:
 
 def fingerprint(value: Array) -> Fingerprint:
     """The fingerprint of a tensor of any shape; booleans and integers count as numbers."""
-    return _fingerprint(*regular(value), size=int(np.size(value)))
+    return contents(value).told
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A tensor's values in order, which is what costs, with what is told by them.
+
+    Attributes:
+        ordered: sorted regular elements (count,).
+        told: the fingerprint.
+    """
+
+    ordered: Array
+    told: Fingerprint
+
+
+def contents(value: Array) -> Contents:
+    """The contents of a tensor of any shape."""
+    ordered, counts = regular(value)
+    return Contents(ordered, _fingerprint(ordered, counts, size=int(np.size(value))))
 
 
 def _fingerprint(ordered: Array, counts: tuple[int, int, int], size: int) -> Fingerprint:
@@ -153,19 +172,19 @@ class Index:
             self._sorted[index] = regular(self._values[index])
         return self._sorted[index]
 
-    def find(self, value: Array, tolerance: float = TOLERANCE) -> list[Match]:
+    def find(self, value: Array | Contents, tolerance: float = TOLERANCE) -> list[Match]:
         """The tensors that hold the same multiset of values, nearest first.
 
         A tensor that holds every value the same number of times (a tiled or broadcast copy)
         counts too, after those of equal size.
 
         Args:
-            value: of any shape.
+            value: of any shape, or its contents where they are known.
             tolerance: largest difference of the sorted values, relative to the largest magnitude.
         """
-        ordered, counts = regular(value)
-        size = int(np.size(value))
-        probe = _fingerprint(ordered, counts, size)
+        known = value if isinstance(value, Contents) else contents(value)
+        ordered, probe = known.ordered, known.told
+        size = probe.size
         bounds = self._bounds(probe)
         matches: list[Match] = []
         for index in np.flatnonzero(bounds <= tolerance):
@@ -180,8 +199,8 @@ class Index:
 
         Tensors that tell nothing (constants, masks) are left out, unless `value` is such a one.
         """
-        ordered, counts = regular(value)
-        probe = _fingerprint(ordered, counts, int(np.size(value)))
+        known = contents(value)
+        ordered, probe = known.ordered, known.told
         bounds = self._bounds(probe)
         best: Match | None = None
         for index in np.argsort(bounds, kind="stable"):
@@ -257,6 +276,8 @@ def match(
     reference_records: Sequence[Recorded],
     port_records: Sequence[Recorded] | Index,
     tolerance: float = TOLERANCE,
+    known: Alignment | None = None,
+    changed: Set[int] = frozenset(),
 ) -> Alignment:
     """Align two float64 passes by value.
 
@@ -264,6 +285,9 @@ def match(
         reference_records: of the reference.
         port_records: of the port, or their index where it was already made.
         tolerance: relative to each tensor's largest magnitude.
+        known: alignment of the same records with the same index at the same tolerance, but that
+            those at the positions `changed` had other values.
+        changed: positions.
     """
     index = (
         port_records
@@ -271,10 +295,14 @@ def match(
         else Index(record.value for record in port_records)
     )
     matches, telling = [], []
-    for record in reference_records:
-        found = fingerprint(record.value)
-        telling.append(found.telling)
-        matches.append(tuple(index.find(record.value, tolerance)) if found.telling else ())
+    for place, record in enumerate(reference_records):
+        if known is not None and place not in changed:
+            telling.append(known.telling[place])
+            matches.append(known.matches[place])
+            continue
+        found = contents(record.value)
+        telling.append(found.told.telling)
+        matches.append(tuple(index.find(found, tolerance)) if found.told.telling else ())
     return Alignment(tuple(matches), tuple(telling), tolerance)
 
 

@@ -7,7 +7,7 @@ members that no other member leads to: their gradient is the sum over the group.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,11 +18,9 @@ from pytest_fwcompare.diagnose.adjoints import contribution
 from pytest_fwcompare.diagnose.align import Index, fingerprint
 from pytest_fwcompare.diagnose.graph import Graph, ancestors, common_ancestor
 from pytest_fwcompare.diagnose.locate import Sides
+from pytest_fwcompare.diagnose.parting import TOLERANCE, distance, parted
 from pytest_fwcompare.diagnose.prove import bracketed_root
 from pytest_fwcompare.diagnose.replay import Replay
-
-TOLERANCE = 5e-7
-"""Relative to the largest magnitude of a gradient."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +43,6 @@ class Group:
     def gap(self) -> float:
         """Largest difference of the sorted gradients, relative to the largest expected."""
         return distance(self.expected, self.obtained)
-
-
-def distance(expected: Array, obtained: Array, least: float = 0.0) -> float:
-    """Largest difference of sorted values, relative to the largest of both and to `least`."""
-    left, right = np.sort(expected.reshape(-1)), np.sort(obtained.reshape(-1))
-    if left.size != right.size or not np.isfinite(right).all():
-        return float("inf")
-    scale = max(float(np.abs(left).max(initial=0)), float(np.abs(right).max(initial=0)), least)
-    return float(np.abs(left - right).max(initial=0) / scale) if scale else 0.0
 
 
 def groups(sides: Sides) -> list[Group]:
@@ -124,7 +113,9 @@ def explain_gradients(
     """
     every = groups(sides)
     wrong = [group for group in every if group.gap > TOLERANCE]
-    clear = parameters and {n: p for n, p in parameters.items() if distance(*p) > TOLERANCE}
+    clear: Set[str] | None = None
+    if parameters is not None:
+        clear = {name for name, both in parameters.items() if parted(*both)} if wrong else set()
     wrong = [group for group in wrong if _matters(sides, group, wrong, every, clear)]
     places = {group.root: group for group in wrong}
     found = []
@@ -141,7 +132,7 @@ def _matters(
     group: Group,
     wrong: Sequence[Group],
     every: Sequence[Group],
-    parameters: Mapping[str, tuple[Array, Array]] | None,
+    parameters: Set[str] | None,
 ) -> bool:
     """Whether a wrong gradient reaches anything: parameters, or a tensor before it.
 
@@ -150,13 +141,13 @@ def _matters(
     """
     right = {m for other in every if other.gap <= TOLERANCE for m in other.members}
     inputs, own = sides.graph.inputs[group.root], sides.graph.records[group.root].parameters
-    if inputs and right.issuperset(inputs) and not set(own) & set(parameters or {}):
+    if inputs and right.issuperset(inputs) and not set(own) & (parameters or set()):
         return False
     before = sides.graph.upstream([group.root]) - group.members
     if any(other.root in before for other in wrong):
         return True
     names = {n for p in before | {group.root} for n in sides.graph.records[p].parameters}
-    if names & set(parameters or {}):
+    if names & (parameters or set()):
         return True
     return parameters is None and not any(other.root in before for other in every)
 

@@ -32,7 +32,7 @@ class Graph:
     def __init__(
         self, records: Sequence[Recorded], parameters: Mapping[str, Array] | None = None
     ) -> None:
-        self.parameters = dict(parameters or {})
+        self.parameters: Mapping[str, Array] = {} if parameters is None else parameters
         self.modules = [record for record in records if record.is_module]
         self.records = [record for record in records if not record.is_module]
         position = {record.index: place for place, record in enumerate(self.records)}
@@ -225,4 +225,6 @@ def _reach(places: Iterable[int], links: Sequence[Sequence[int]]) -> set[int]:
 
 
 def _same(left: Array, right: Array) -> bool:
+    if left is right:
+        return True
     return left.shape == right.shape and bool(np.array_equal(left, right, equal_nan=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from copy import copy
 from dataclasses import dataclass
 
@@ -13,6 +13,7 @@ from pytest_fwcompare.diagnose.align import TOLERANCE, Alignment, Index, Match, 
 from pytest_fwcompare.diagnose.canonical import canonical
 from pytest_fwcompare.diagnose.canonical.numbers import INDEXED
 from pytest_fwcompare.diagnose.graph import Graph
+from pytest_fwcompare.diagnose.held import Held
 from pytest_fwcompare.diagnose.operations import normalised
 
 FINE = (1e-8, 1e-10)
@@ -80,9 +81,9 @@ class Sides:
     ) -> None:
         self.tolerance = tolerance
         self.unknown: set[int] = set()
-        self.graph = Graph(
-            canonical(reference_records, reference_parameters), reference_parameters
-        )
+        # Read once, if ever: those of a large network are drawn anew at every reading.
+        held = Held(reference_parameters or {}, reference_records)
+        self.graph = Graph(canonical(reference_records, held), held)
         self.port = Graph(port_records)
         self.index = Index(record.value for record in self.port.records)
         ends = list((port_outputs or {}).values()) or [
@@ -103,7 +104,7 @@ class Sides:
         other = copy(self)
         other.graph = self.graph.with_values(values)
         other.unknown = self.unknown | (self.graph.downstream(changed) - set(values))
-        other._align()
+        other._align(self.alignment, values.keys())
         return other
 
     def at(self, tolerance: float) -> Sides:
@@ -113,8 +114,10 @@ class Sides:
         other._align()
         return other
 
-    def _align(self) -> None:
-        self.alignment: Alignment = match(self.graph.records, self.index, self.tolerance)
+    def _align(self, known: Alignment | None = None, changed: Set[int] = frozenset()) -> None:
+        self.alignment: Alignment = match(
+            self.graph.records, self.index, self.tolerance, known, changed
+        )
         self._explained = frozenset(
             found.index for matches in self.alignment.matches for found in matches
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pytest_fwcompare.backends.base import Array
-from pytest_fwcompare.diagnose.align import Index, fingerprint
+from pytest_fwcompare.diagnose.align import Index, contents, fingerprint
 
 if TYPE_CHECKING:
     from pytest_fwcompare.diagnose.locate import Sides
@@ -182,13 +182,14 @@ class Prover:
 
     def _find(self, place: int, value: Array) -> tuple[float, int] | None:
         """Distance and position of a changed value in the port; -1 for outputs."""
-        if not fingerprint(value).telling:
+        made = contents(value)
+        if not made.told.telling:
             return None
         sides = self.sides
         if place in sides.output_places:
-            found = sides.outputs.find(value, sides.tolerance)
+            found = sides.outputs.find(made, sides.tolerance)
             return (found[0].distance, -1) if found else None
-        matches = sides.index.find(value, sides.tolerance)
+        matches = sides.index.find(made, sides.tolerance)
         if not matches:
             return None
         fresh = [match for match in matches if match.index not in sides.explained]

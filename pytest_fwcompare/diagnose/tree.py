@@ -9,8 +9,9 @@ from typing import Literal
 from pytest_fwcompare.backends.base import Parameter
 from pytest_fwcompare.diagnose import Diagnosis
 from pytest_fwcompare.diagnose.align import Match
-from pytest_fwcompare.diagnose.gradients import TOLERANCE, distance, groups
+from pytest_fwcompare.diagnose.gradients import groups
 from pytest_fwcompare.diagnose.locate import Sides
+from pytest_fwcompare.diagnose.parting import TOLERANCE, distance
 from pytest_fwcompare.records import DepthRow
 
 LARGE = 6000

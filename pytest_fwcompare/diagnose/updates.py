@@ -202,11 +202,11 @@ def _least(base: Rule, other: Rule, port: Sequence[Series], before: float) -> Ex
 
 
 def _within(budget: float, candidates: Iterator[Rule]) -> Iterator[Rule]:
-    """Candidates for that many seconds."""
-    deadline = time.monotonic() + budget
+    """Candidates for that many seconds of this thread's processor time."""
+    deadline = time.thread_time() + budget
     for candidate in candidates:
         yield candidate
-        if time.monotonic() > deadline:
+        if time.thread_time() > deadline:
             return
 
 

@@ -63,7 +63,6 @@ def _diagnose_pair(reference, port, *inputs, **options):
         passes[0].recorded(),
         passes[1].recorded(),
         reference_parameters=sides[0].read(),
-        port_parameters=sides[1].read(),
         reference_layers=sides[0].parameters(),
         parameter_gradient_mismatch=mismatch,
         reference_outputs=passes[0].outputs,
