@@ -8,8 +8,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from pytest_fwcompare.diagnose import BufferChange, Diagnosis, diagnose
+from pytest_fwcompare.diagnose.held import without_weights
 from pytest_fwcompare.diagnose.hints import hints
 from pytest_fwcompare.diagnose.locate import Sides
 from pytest_fwcompare.diagnose.tree import depth_rows
@@ -87,15 +89,20 @@ def diagnose_finding(
         return Explained(verdict)
     example = hidden.example if hidden is not None else telling(worst, tally)
     try:
-        traced = trace_sides(pair, example, verdict, training=(hidden or worst).in_training)
-        explained = _explained(pair, verdict, traced.found, hidden, unstable)
-        if verdict == "semantic" and worst.in_training:
-            explained = _dropped(pair, explained, traced.point)
+        # Thousands of small products: threads that wait for each other on a busy machine made
+        # them 20 times slower.
+        with threadpool_limits(1, user_api="blas"):
+            traced = trace_sides(pair, example, verdict, training=(hidden or worst).in_training)
+            explained = _explained(pair, verdict, traced.found, hidden, unstable)
+            if verdict == "semantic" and worst.in_training:
+                explained = _dropped(pair, explained, traced.point)
+            explained = replace(
+                explained,
+                depth=_depth(pair, traced, explained),
+                hints=_hints(pair, traced, explained),
+            )
         return replace(
-            explained,
-            depth=_depth(pair, traced, explained),
-            hints=_hints(pair, traced, explained),
-            **_attribution(pair, traced, explained, explain and unstable is None),
+            explained, **_attribution(pair, traced, explained, explain and unstable is None)
         )
     except FwcompareError as error:
         return Explained(verdict, notices=(f"no place was looked for: {error}",))
@@ -279,6 +286,7 @@ def trace_sides(
     reference = pair.run("reference", point, "double", training=training, record=True)
     pair.expect(reference)
     port = pair.run("port", point, "double", training=training, record=True)
+    port = replace(port, recorded=tuple(without_weights(port.recorded)))
     pair.reference_modules = [
         (record.path, record.operation) for record in reference.recorded if record.is_module
     ]

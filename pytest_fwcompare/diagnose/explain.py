@@ -10,8 +10,10 @@ import numpy as np
 
 from pytest_fwcompare.backends.base import Array, Parameter, Recorded
 from pytest_fwcompare.diagnose import BufferChange, Diagnosis
-from pytest_fwcompare.diagnose.graph import common_ancestor
+from pytest_fwcompare.diagnose.graph import Graph, common_ancestor
 from pytest_fwcompare.diagnose.locate import FINE, Sides
+from pytest_fwcompare.diagnose.operations import normalised
+from pytest_fwcompare.diagnose.operations.elementwise import BINARY_NAMES
 from pytest_fwcompare.diagnose.prove import Candidate, Proof, Prover
 from pytest_fwcompare.diagnose.repairs import Spot, candidates
 from pytest_fwcompare.diagnose.replay import Replay
@@ -131,25 +133,36 @@ def _finer(sides: Sides, deadline: float) -> list[Diagnosis]:
 
 def forward(sides: Sides, deadline: float = float("inf")) -> list[Diagnosis]:
     """Differences of the forward passes, in data-flow order, each repaired before the next."""
-    found: list[Diagnosis] = []
-    alone: list[bool] = []
+    found: dict[int, tuple[Diagnosis, Success | None]] = {}
     done: set[int] = set()
     while len(found) < FAULTS:
         open_places = [place for place in sides.culprits() if place not in done]
         # A port has other ways to come to its constants: what inputs go into is asked first.
-        open_places.sort(key=lambda place: (place not in sides.fed, place))
+        # And it may add up in another order: a part of a longer sum is asked last.
+        fed = sides.fed
+        open_places.sort(key=lambda p: (_is_part_of_sum(sides.graph, p), p not in fed, p))
         if not open_places or (found and thread_time() > deadline):
             break
         place = open_places[0]
         done.add(place)
         diagnosis, success = explain_place(sides, place, deadline)
-        found.append(diagnosis)
-        alone.append(success is not None and success.proof.alone)
+        found[place] = diagnosis, success
         if success is not None:
-            values = dict(Replay(sides.graph).run(success.candidate.values))
+            values = dict(success.spot.replay.run(success.candidate.values))
             sides = sides.repaired(values, success.candidate.values)
             deadline = min(deadline, thread_time() + FURTHER_S)
-    return _followed(found, alone)
+            # What is right once another place is repaired was no culprit.
+            found = {p: f for p, f in found.items() if f[1] is not None or not sides.right[p]}
+    rows = list(found.values())
+    alone = [success is not None and success.proof.alone for _, success in rows]
+    return _followed([diagnosis for diagnosis, _ in rows], alone)
+
+
+def _is_part_of_sum(graph: Graph, place: int) -> bool:
+    """Whether an operation adds, and its result goes into nothing but another addition."""
+    places = [place, *graph.consumers[place]]
+    names = [BINARY_NAMES.get(normalised(graph.records[p].operation)) for p in places]
+    return len(places) > 1 and set(names) == {"add"}
 
 
 def _followed(found: Sequence[Diagnosis], alone: Sequence[bool]) -> list[Diagnosis]:

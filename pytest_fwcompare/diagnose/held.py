@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -51,3 +52,20 @@ class Held(Mapping[str, Array]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._values
+
+
+def without_weights(records: Sequence[Recorded]) -> Iterator[Recorded]:
+    """The records with no large weight among their arguments, which nobody asks of a port.
+
+    What a port computed is looked up, and never computed again. Its shadow can let go its weights
+    once no record holds them.
+
+    Args:
+        records: of the port's pass.
+    """
+    made = {id(record.value) for record in records}
+    for record in records:
+        kept = tuple(a for a in record.arguments if a.size <= SMALL or id(a) in made)
+        if record.parameters and len(kept) < len(record.arguments):
+            record = replace(record, arguments=kept)
+        yield record

@@ -118,6 +118,9 @@ class Shelf(MutableMapping[str, Array]):
         value = np.fromfile(self._file, found.dtype, math.prod(found.shape))
         return value.reshape(found.shape)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._found
+
     def arrange(self, names: Iterable[str]) -> None:
         """Put what is there in an order."""
         self._found = {name: self._found[name] for name in names}

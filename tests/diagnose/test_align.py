@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_fwcompare.backends.base import Recorded
+from pytest_fwcompare.diagnose import align
 from pytest_fwcompare.diagnose.align import (
     Index,
     fingerprint,
@@ -171,3 +172,21 @@ def test_huge_and_tiny_values_are_found_without_a_warning(values: list[float]) -
     assert nearest is not None
     assert nearest.index == 3
     assert not fingerprint(np.array([1e300])).telling
+
+
+def test_only_changed_values_are_aligned_anew(monkeypatch):
+    rng = np.random.default_rng(8)
+    records = [Recorded(n, "", "op", rng.normal(size=(4, 3))) for n in range(6)]
+    index = Index(record.value.T for record in records[:5])
+    whole = match(records, index)
+    other = [*records]
+    other[1] = Recorded(1, "", "op", rng.normal(size=(4, 3)))
+    other[5] = Recorded(5, "", "op", records[0].value)
+    sorted_ones = []
+    inner = align.contents
+    monkeypatch.setattr(align, "contents", lambda v: sorted_ones.append(1) or inner(v))
+    again = match(other, index, known=whole, changed={1, 5})
+    assert len(sorted_ones) == 2
+    assert again == match(other, index)
+    assert not again.matches[1]
+    assert again.matches[5][0].index == 0
