@@ -13,6 +13,7 @@ import numpy as np
 
 from pytest_fwcompare.backends.base import Argument, Array, Parameter, Precision
 from pytest_fwcompare.dropout import Masks, sharing
+from pytest_fwcompare.dropout.repeats import uneven_repeats
 from pytest_fwcompare.inputs.examples import Example, Plan
 from pytest_fwcompare.inputs.spec import TensorSpec
 from pytest_fwcompare.judge.distances import representable
@@ -142,7 +143,10 @@ class Pair:
         if training and self.masks is not None:
             draws = self.masks.draws(role, precision, point.rng_seed)
         with sharing(draws):
-            return self._run(role, point, precision, training, record, backward)
+            made = self._run(role, point, precision, training, record, backward)
+        if draws is not None and role == "port" and precision == "double":
+            self.notices.update(dict.fromkeys(uneven_repeats(draws.table)))
+        return made
 
     def _run(
         self,
