@@ -20,6 +20,7 @@ from pytest_fwcompare.judge.tally import Finding, Tally, plain_verdict
 from pytest_fwcompare.judge.updates import judge_update
 from pytest_fwcompare.judge.verdict import Assessment, assess, moved
 from pytest_fwcompare.losses import LOSS_ROW, Loss
+from pytest_fwcompare.progress import tell
 from pytest_fwcompare.records import Comparison, ExampleRecord, Examples
 from pytest_fwcompare.running.pair import Pair
 from pytest_fwcompare.running.points import Point
@@ -149,6 +150,7 @@ class Run:
 
     def one_scale(self, scale: float, batches: list[Example]) -> None:
         """All steps at one factor of the loss."""
+        steps_in_all = len(batches) * len(self.training.scales)
         start = self.pair.point(batches[0]).weights
         weights = dict(start if start is not None else self.pair.given)
         ours = {t.source: weights[t.source] for t in self.trained if t.expected}
@@ -162,6 +164,8 @@ class Run:
         shaken = [self._stepper("reference", ours, "float64") for _ in range(DRAWS)]
         record = Record(scale, Series(), Series())
         for number, example in enumerate(batches):
+            place = len(self.tally.findings)
+            tell("training step", place + 1, steps_in_all)
             gradients, judged = self._gradients(weights, example, scale)
             rates = {r: None if s is None else float(s(number)) for r, s in self._schedules()}
             step = Step({n: weights[n] for n in self.sources}, gradients, rates)
@@ -169,7 +173,6 @@ class Run:
             jitter = self._jitter(shaken, step, updates["reference", "float64"], number)
             judged += self._judge(step, updates, jitter)
             self._keep(record, step, updates)
-            place = len(self.tally.findings)
             self.tally.add(Finding(example, place, plain_verdict(judged), tuple(judged)))
             for name, change in updates["reference", "float64"].items():
                 weights[name] = weights[name] + change

@@ -15,6 +15,7 @@ from pytest_fwcompare.comparison import calm_threads, make_pair, prepare
 from pytest_fwcompare.errors import ModelError, UsageError
 from pytest_fwcompare.inputs.spec import TensorSpec
 from pytest_fwcompare.losses import check_loss
+from pytest_fwcompare.progress import tell
 from pytest_fwcompare.records import Comparison
 from pytest_fwcompare.running.outputs import StructureError
 from pytest_fwcompare.sides import Opened, open_side
@@ -102,6 +103,7 @@ def compare_training(
     with ExitStack() as stack:
         opened = []
         for role, given in zip(ROLES, (reference, port), strict=True):
+            tell(f"opening the {role}")
             opened.append(open_side(given, role, dtype=dtype, device=device, mode=mode))
             stack.callback(opened[-1].side.close)
         made = train_opened(opened[0], opened[1], request, training)
@@ -161,6 +163,7 @@ def train_opened(ours: Opened, theirs: Opened, request: Request, training: Train
     try:
         telling = prepare(ours, theirs, request)
         with calm_threads(ours, theirs):
+            tell("pairing the weights")
             pair = make_pair(ours, theirs, request, story, telling)
             run = Run(pair, request, training, story, telling)
             run.all_scales()

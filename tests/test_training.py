@@ -6,6 +6,7 @@ import pytest
 
 import pytest_fwcompare as fwc
 from pytest_fwcompare.diagnose.optimizers import Rule
+from pytest_fwcompare.progress import listening
 
 torch = pytest.importorskip("torch")
 optim = torch.optim
@@ -356,3 +357,13 @@ def test_dropout_is_compared_with_masks_of_one_stream(rate, verdict):
     )
     assert found.verdict == verdict, found.summary()
     assert not any("inference mode" in text for text in found.notices)
+
+
+def test_every_step_is_told_while_it_runs():
+    heard: list[str] = []
+    with listening(lambda step: heard.append(str(step))):
+        trained(plain(), plain(), sgd(), sgd(), steps=2, scales=(1.0, 1e-3))
+    assert heard[:3] == ["opening the reference", "opening the port", "pairing the weights"]
+    assert [text for text in heard if text.startswith("training step")] == [
+        f"training step {number} of 4" for number in range(1, 5)
+    ]

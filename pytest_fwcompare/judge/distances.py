@@ -57,7 +57,7 @@ def _finite_maximum(value: Array) -> float:
     """`finite_maximum` of an array that is not empty."""
     largest = max(float(value.max()), -float(value.min()))
     if math.isfinite(largest):
-        return largest
+        return abs(largest)  # of negative zeros alone it is one too
     magnitude = np.abs(value.astype(np.float64, copy=False))
     finite = magnitude[np.isfinite(magnitude)]
     return float(finite.max()) if finite.size else 0.0
@@ -159,7 +159,7 @@ def distance(expected: Array, obtained: Array) -> float:
         with np.errstate(invalid="ignore", over="ignore"):
             apart = np.subtract(left, right, dtype=np.float64, casting="unsafe")
         largest.append(float(np.maximum(apart.max(), -apart.min())))
-    return float(np.max(largest))
+    return abs(float(np.max(largest)))  # -0.0 less 0.0 is -0.0
 
 
 def same_nonfinite(expected: Array, obtained: Array) -> bool:

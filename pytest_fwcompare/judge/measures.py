@@ -115,7 +115,7 @@ def measure_together(tensors: Sequence[Runs]) -> list[Measured]:
         highest, lowest = (
             extreme.reduceat(values, starts) for extreme in (np.maximum, np.minimum)
         )
-        return np.asarray(np.maximum(highest, -lowest))
+        return np.abs(np.maximum(highest, -lowest))  # of negative zeros it is one too
 
     with np.errstate(invalid="ignore", over="ignore"):
         np.abs(np.subtract(exact, exact_port, out=apart), out=apart)
