@@ -9,6 +9,7 @@ import numpy as np
 from pytest_fwcompare.backends.base import Array
 from pytest_fwcompare.diagnose.graph import Graph
 from pytest_fwcompare.diagnose.operations import Operation
+from pytest_fwcompare.diagnose.operations.unrolled import Cut, input_gradient
 from pytest_fwcompare.diagnose.replay import Replay
 
 
@@ -77,6 +78,8 @@ def adjoint(operation: Operation, slot: int, gradient: Array) -> Array | None:
         total = np.zeros(x.size)
         np.add.at(total, taken.reshape(-1), gradient.reshape(-1))
         return total.reshape(x.shape)
+    if operation.kind == "recurrent" and slot == 0:
+        return input_gradient(operation, gradient, Cut())
     if operation.kind == "norm":
         return _norm(operation, gradient, x)
     if operation.kind == "matmul" and not operation.options.get("equation"):

@@ -214,7 +214,9 @@ def explain_place(
     tries = list(spots(sides, replay, prover, place))
     for spot, late in [*((spot, False) for spot in tries), *((spot, True) for spot in tries)]:
         weak = success is None or success.candidate.fitted
-        if not weak and (late or spot.operation.kind != "movement"):
+        # What the port also computes on its way: a softmax taken for its logarithm, say.
+        passing = success is not None and success.proof.alone and late and spot.place == place
+        if not weak and not passing and (late or spot.operation.kind != "movement"):
             continue
         made = _try_all(spot, late, tried, deadline)
         if made is not None and (success is None or made.rank > success.rank):

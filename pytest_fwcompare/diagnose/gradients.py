@@ -14,10 +14,11 @@ import numpy as np
 
 from pytest_fwcompare.backends.base import Array, Parameter
 from pytest_fwcompare.diagnose import Diagnosis
-from pytest_fwcompare.diagnose.adjoints import contribution
+from pytest_fwcompare.diagnose.adjoints import adjoint, contribution
 from pytest_fwcompare.diagnose.align import Index, fingerprint
 from pytest_fwcompare.diagnose.graph import Graph, ancestors, common_ancestor
 from pytest_fwcompare.diagnose.locate import Sides
+from pytest_fwcompare.diagnose.operations.unrolled import Cut, input_gradient
 from pytest_fwcompare.diagnose.parting import TOLERANCE, distance, parted
 from pytest_fwcompare.diagnose.prove import bracketed_root
 from pytest_fwcompare.diagnose.replay import Replay
@@ -162,8 +163,10 @@ def explain_group(sides: Sides, group: Group) -> Diagnosis:
             after = distance(family(factor), group.obtained, scale)
             if after > TOLERANCE:
                 continue
-            culprit, between = blame(graph, group.root, edge, INSIDE in text)
-            how = "stopped" if factor == 0 else f"multiplied by {factor:.8g}"
+            inside = INSIDE in text or CUT in text
+            culprit, between = blame(graph, group.root, edge, inside)
+            how = " stopped" if factor == 0 else f" multiplied by {factor:.8g}"
+            how = "" if factor == 1 else how
             words = graph.records[edge].operation
             return Diagnosis(
                 culprit=culprit,
@@ -172,7 +175,7 @@ def explain_group(sides: Sides, group: Group) -> Diagnosis:
                 port_culprit=_port_path(sides, group),
                 cause="gradient-path",
                 evidence=(
-                    f"with the gradient that {text} sends back {how}, the difference of the "
+                    f"with the gradient that {text} sends back{how}, the difference of the "
                     f"gradient of {_name(graph, group.root)} falls from {group.gap:.1e} to "
                     f"{after:.1e}",
                 ),
@@ -224,6 +227,9 @@ Family = tuple[int, str, "Scaled"]
 INSIDE = "its statistics held constant"
 """Words for what happens within an operation, not on the way to it."""
 
+CUT = "the way back through time cut"
+"""Words for a loop whose states are held constant from one step to the next."""
+
 
 @dataclass(frozen=True)
 class Scaled:
@@ -257,7 +263,44 @@ def changes(graph: Graph, replay: Replay, group: Group) -> Iterator[Family]:
     if len(edges) > 1:
         # All uses alike: the value is passed on through one changed copy.
         yield edges[0], "every use", Scaled(np.zeros_like(group.expected), group.expected)
+        yield from _all_but_one(graph, group, known)
+    yield from _cut_loops(graph, replay, group, known)
     yield from _other_adjoints(graph, replay, group, known)
+
+
+def _all_but_one(graph: Graph, group: Group, known: Mapping[int, Array]) -> Iterator[Family]:
+    """A copy that does not pass gradients goes into all uses but one."""
+    for edge, part in known.items() if len(known) > 2 else ():
+        other = next(place for place in known if place != edge)
+        text = f"every use but {_name(graph, edge)}"
+        yield other, text, Scaled(part, group.expected - part)
+
+
+def _cut_loops(
+    graph: Graph, replay: Replay, group: Group, known: Mapping[int, Array]
+) -> Iterator[Family]:
+    """Recurrent layers that do not differentiate through all of their steps."""
+    loops = [edge for edge in known if replay.kind(edge) == "recurrent"]
+    if not loops:
+        return
+    count = len(graph.records[loops[0]].arguments[0])
+    states = {"": (0, 1), " by the hidden state": (0,), " by the cell state": (1,)}
+    for words, chosen in states.items():
+        for every in (1, 2, 3, 4, 5, 8, 10) if not words else (1,):
+            parts = [_cut(graph, replay, edge, Cut(chosen, every)) for edge in loops]
+            if any(p is None or p.shape != group.expected.shape for p in parts) or every > count:
+                continue
+            part = sum((p for p in parts if p is not None), np.zeros_like(group.expected))
+            rest = group.expected - sum(known[edge] for edge in loops)
+            steps = "step" if every == 1 else f"{every} steps"
+            text = f"{_name(graph, loops[0])}, {CUT} at every {steps}{words},"
+            yield loops[0], text, Scaled(np.asarray(rest), part)
+
+
+def _cut(graph: Graph, replay: Replay, edge: int, cut: Cut) -> Array | None:
+    operation, gradient = replay.operation(edge), graph.records[edge].gradient
+    assert operation is not None
+    return None if gradient is None else input_gradient(operation, gradient, cut)
 
 
 def _other_adjoints(
@@ -430,6 +473,8 @@ def _use(graph: Graph, replay: Replay, place: int, shape: tuple[int, ...]) -> Ar
     operation, gradient = replay.operation(place), graph.records[place].gradient
     if operation is None or gradient is None:
         return None
+    if operation.kind == "movement" and operation.arguments[0].shape == shape:
+        return adjoint(operation, 0, gradient)
     if operation.kind == "linear":
         x = operation.arguments[0].reshape(-1, shape[1])
         return np.asarray(gradient.reshape(-1, shape[0]).T @ x)

@@ -157,7 +157,8 @@ class Prover:
         if candidate.cause in ARRANGED and missed and len(hits) == 1 and not to_output:
             return None
         # The port has the value on its way to another one, and nothing that follows from it.
-        alone = len(hits) == 1 and not to_output and (onward >= ALONE or beside)
+        few = len(hits) == 1 or (candidate.weak and len(hits) == 2)
+        alone = few and not to_output and (onward >= ALONE or beside)
         place, distance, index = first
         nearest = sides.nearest(place)
         before = nearest.distance if nearest is not None else float("inf")

@@ -52,13 +52,15 @@ def _diagnose_pair(reference, port, *inputs, **options):
         gradients.append(made.backward(cotangents).parameters)
         passes.append(made)
         sides.append(side)
-    mismatch = {
-        name: (np.asarray(mine), np.asarray(other))
-        for name, mine in gradients[0].items()
-        if (other := gradients[1].get(name)) is not None
-        and mine is not None
-        and np.abs(np.asarray(mine) - np.asarray(other)).max() > 1e-6 * np.abs(mine).max()
-    }
+    mismatch = {}
+    for name, mine in gradients[0].items():
+        if mine is None or name not in gradients[1]:
+            continue
+        # A parameter that nothing reaches has no gradient, which is one of zeros.
+        other = gradients[1][name]
+        obtained = np.zeros_like(mine) if other is None else np.asarray(other)
+        if np.abs(mine - obtained).max() > 1e-6 * np.abs(mine).max():
+            mismatch[name] = (np.asarray(mine), obtained)
     return diagnose(
         passes[0].recorded(),
         passes[1].recorded(),

@@ -285,8 +285,10 @@ def values64(tensor: torch.Tensor) -> Array:
     return values
 
 
-def _keep(draft: Draft, gradient: torch.Tensor) -> None:
-    """Keep the gradient that reached a tensor."""
+def _keep(draft: Draft, gradient: torch.Tensor | None) -> None:
+    """Keep the gradient that reached a tensor; a part that nothing used (of a chunk) has none."""
+    if gradient is None:
+        return
     with torch._C.DisableTorchFunction():
         draft.gradient = np.array(values64(gradient))
 

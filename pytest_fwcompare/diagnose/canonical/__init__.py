@@ -14,6 +14,7 @@ from pytest_fwcompare.backends.base import Array, Recorded
 from pytest_fwcompare.diagnose.canonical.activations import activations
 from pytest_fwcompare.diagnose.canonical.fold import Fold, View, apply
 from pytest_fwcompare.diagnose.canonical.loops import loops
+from pytest_fwcompare.diagnose.canonical.losses import taken_apart
 from pytest_fwcompare.diagnose.canonical.norms import norms
 from pytest_fwcompare.diagnose.canonical.numbers import with_numbers
 from pytest_fwcompare.diagnose.canonical.reductions import means, reductions
@@ -45,7 +46,7 @@ def canonical(
         parameters: float64 values by name.
     """
     dotted = [replace(r, path=r.path.replace("/", ".")) if "/" in r.path else r for r in records]
-    made = with_numbers(dotted, parameters or {})
+    made = with_numbers(taken_apart(dotted), parameters or {})
     for recogniser in RECOGNISERS:
         view = View(made, parameters or {})
         folds: dict[int, Fold] = {}

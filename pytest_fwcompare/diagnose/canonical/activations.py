@@ -86,7 +86,7 @@ def _formula(view: View, x: int, end: int) -> Fold | None:
     # Where nothing is below zero, a formula says no more than the identity.
     told = (few < 0).any() and not np.array_equal(few, wanted)
     formulas = [*FORMULAS, *_fitted(few, wanted)] if told else []
-    for name, options in [*formulas, *_limits(view, x, end)]:
+    for name, options in [*formulas, *_limits(view, x, end), *_caps(view, x, end)]:
         with np.errstate(all="ignore"):
             tried = np.asarray(ACTIVATIONS[name](few, **options))
         if not same(tried, wanted):
@@ -108,6 +108,11 @@ def _fitted(x: Array, value: Array) -> Iterator[tuple[str, dict[str, Any]]]:
     alpha = float(value[low] / np.expm1(x[low]))
     yield "leaky_relu", {"negative_slope": _short(slope)}
     yield "elu", {"alpha": _short(alpha)}
+    far, height = float(-x[low]), float(value[low])
+    if far * far > 2 * height > 0:
+        # Beyond delta: height = delta (far - delta / 2), and that over beta.
+        yield "huber", {"delta": _short(far - (far * far - 2 * height) ** 0.5)}
+        yield "smooth_l1", {"beta": _short(2 * (far - height))}
 
 
 def _short(number: float) -> float:
@@ -119,19 +124,35 @@ def _short(number: float) -> float:
     return number
 
 
+def _caps(view: View, x: int, end: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A soft cap by a number on the way."""
+    between = view.between([x], end)
+    if not any(view.name(p) == "tanh" for p in between):
+        return
+    for number in _numbers(view, between):
+        if number > 0:
+            yield "soft_cap", {"cap": number}
+            yield "soft_cap", {"cap": _short(1 / number)}
+
+
+def _numbers(view: View, region: set[int]) -> list[float]:
+    """Numbers that operations of a region hold."""
+    return sorted(
+        {
+            float(n)
+            for p in region
+            for n in view.graph.records[p].attributes.values()
+            if isinstance(n, (int, float)) and not isinstance(n, bool)
+        }
+    )
+
+
 def _limits(view: View, x: int, end: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """A clip by the numbers that the operations on the way hold, or that the value shows."""
     between = view.between([x], end)
     if not any(_is_limit(view, p) or view.name(p) in ("clip", "clamp") for p in between):
         return
-    numbers = sorted(
-        {
-            float(n)
-            for p in between
-            for n in view.graph.records[p].attributes.values()
-            if isinstance(n, (int, float)) and not isinstance(n, bool)
-        }
-    )
+    numbers = _numbers(view, between)
     if len(numbers) > 1:
         yield "clamp", {"min": numbers[0], "max": numbers[-1]}
     for number in numbers:

@@ -64,6 +64,17 @@ def pade_tanh(x: Array, order: int, limited: bool) -> Array:
     return np.clip(x / tail, -1.0, 1.0) if limited else np.asarray(x / tail)
 
 
+def huber(x: Array, delta: float = 1.0) -> Array:
+    """Square of half the slope near zero, a straight line of slope delta beyond delta."""
+    size = np.asarray(np.abs(x))
+    return np.where(size <= delta, 0.5 * x * x, delta * (size - 0.5 * delta))
+
+
+def soft_cap(x: Array, cap: float = 1.0) -> Array:
+    """Limited to +-cap by a hyperbolic tangent: cap * tanh(x / cap)."""
+    return np.asarray(cap * np.tanh(x / cap))
+
+
 ACTIVATIONS: dict[str, Callable[..., Any]] = {
     "identity": lambda x: x,
     "relu": lambda x: np.maximum(x, 0.0),
@@ -89,6 +100,10 @@ ACTIVATIONS: dict[str, Callable[..., Any]] = {
     "softshrink": lambda x, lambd=0.5: np.sign(x) * np.maximum(np.abs(x) - lambd, 0.0),
     "hardshrink": lambda x, lambd=0.5: np.where(np.abs(x) > lambd, x, 0.0),
     "threshold": lambda x, threshold=0.0, value=0.0: np.where(x > threshold, x, value),
+    "huber": huber,
+    "smooth_l1": lambda x, beta=1.0: huber(x, beta) / beta,
+    "soft_cap": soft_cap,
+    "squared_relu": lambda x: np.square(np.maximum(x, 0.0)),
     "exp": np.exp,
     "expm1": np.expm1,
     "log": np.log,

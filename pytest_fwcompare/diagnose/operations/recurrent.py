@@ -173,33 +173,77 @@ def _direction(
     name: str, x: Array, weights: Any, state: list[Array], backward: bool, own: Mapping[str, Any]
 ) -> tuple[Array, list[Array]]:
     """One direction of one layer over x (time, batch, features): its outputs and last states."""
-    gates = GATES[name]
-    weights = [_reordered(w, gates, own.get("order")) for w in weights]
-    to_gates, recur = weights[0].T, weights[1].T
-    zero = np.zeros(to_gates.shape[1])
-    bias, state_bias = (weights[2], weights[3]) if len(weights) == 4 else (zero, zero)
-    bias = own.get("bias_factor", 1.0) * bias
-    state_bias = own.get("state_bias_factor", 1.0) * state_bias
-    if own.get("forget_bias") and name == "lstm":
-        size = zero.size // 4
-        bias = bias + own["forget_bias"] * (np.arange(zero.size) // size == 1)
-    if own.get("merged_bias"):
-        bias, state_bias = bias + state_bias, np.zeros_like(state_bias)
-    steps = range(len(x))
-    reverse = (backward and not own.get("forwards")) or own.get("backwards")
-    order = list(reversed(steps)) if reverse else list(steps)
-    keep = own.get("keep")
+    cell = _Cell(name, weights, backward, own)
     outputs: list[Array] = [np.zeros(0)] * len(x)
-    for step in order:
-        made = _step(name, x[step] @ to_gates + bias, recur, state_bias, state, own)
-        if keep is not None:
-            chosen = np.asarray(keep[:, step : step + 1], bool)
-            made = [np.where(chosen, new, old) for new, old in zip(made, state, strict=True)]
-        state = made
+    for step in cell.order(len(x)):
+        state = cell.next(step, cell.gates(x[step]), state)
         outputs[step] = state[0]
     if backward and own.get("unflipped"):
         outputs.reverse()
     return np.stack(outputs), state
+
+
+class _Cell:
+    """A direction's cell with its variants: weights as they are used, steps in their order."""
+
+    def __init__(self, name: str, weights: Any, backward: bool, own: Mapping[str, Any]) -> None:
+        gates = GATES[name]
+        weights = [_reordered(w, gates, own.get("order")) for w in weights]
+        self.name, self.own = name, own
+        self.to_gates, self.recur = weights[0].T, weights[1].T
+        zero = np.zeros(self.to_gates.shape[1])
+        bias, state_bias = (weights[2], weights[3]) if len(weights) == 4 else (zero, zero)
+        bias = own.get("bias_factor", 1.0) * bias
+        state_bias = own.get("state_bias_factor", 1.0) * state_bias
+        if own.get("forget_bias") and name == "lstm":
+            size = zero.size // 4
+            bias = bias + own["forget_bias"] * (np.arange(zero.size) // size == 1)
+        if own.get("merged_bias"):
+            bias, state_bias = bias + state_bias, np.zeros_like(state_bias)
+        self.bias, self.state_bias = bias, state_bias
+        self.reverse = bool((backward and not own.get("forwards")) or own.get("backwards"))
+
+    def order(self, count: int) -> list[int]:
+        """The steps as they are made."""
+        return list(reversed(range(count))) if self.reverse else list(range(count))
+
+    def gates(self, x: Array) -> Array:
+        """The input part of the gates (batch, gates * units)."""
+        return np.asarray(x @ self.to_gates + self.bias)
+
+    def next(self, step: int, gates: Array, state: list[Array]) -> list[Array]:
+        """The next states; as they were where the step does not count."""
+        made = _step(self.name, gates, self.recur, self.state_bias, state, self.own)
+        keep = self.own.get("keep")
+        if keep is None:
+            return made
+        chosen = np.asarray(keep[:, step : step + 1], bool)
+        return [np.where(chosen, new, old) for new, old in zip(made, state, strict=True)]
+
+
+def single_direction(
+    options: Mapping[str, Any],
+    number: int,
+    x: Array,
+    weights: Any,
+    state: list[Array],
+    backward: bool,
+) -> tuple[Any, Array]:
+    """One direction step by step: what `unrolled.Layer` knows of it, and its outputs."""
+    cell = _Cell(options["cell"], weights, backward, _variants(options, number))
+    gates = np.stack([cell.gates(row) for row in x])
+    order = cell.order(len(x))
+    before: list[list[Array]] = [[]] * len(x)
+    outputs: list[Array] = [np.zeros(0)] * len(x)
+    for step in order:
+        before[step] = state
+        state = cell.next(step, gates[step], state)
+        outputs[step] = state[0]
+
+    def one(inputs: Array, states: list[Array]) -> list[Array]:
+        return _step(cell.name, inputs, cell.recur, cell.state_bias, states, cell.own)
+
+    return (cell.to_gates, order, gates, before, one), np.stack(outputs)
 
 
 def _step(

@@ -39,6 +39,9 @@ PARAMETERS: dict[str, dict[str, list[float]]] = {
     "softshrink": {"lambd": decades(-6, 3, 1)},
     "hardshrink": {"lambd": decades(-6, 3, 1)},
     "gelu": {"cubic": [1e-3, 0.01, 0.03, 0.05, 0.1, 1.0]},
+    "huber": {"delta": decades(-4, 4)},
+    "smooth_l1": {"beta": decades(-4, 4)},
+    "soft_cap": {"cap": decades(-3, 4)},
 }
 """Numeric parameters and where to look for them."""
 
@@ -49,6 +52,8 @@ DEFAULTS = {
     "slope": 1 / 6,
     "lambd": 0.5,
     "cubic": 0.044715,
+    "delta": 1.0,
+    "cap": 1.0,
 }
 
 
@@ -140,6 +145,15 @@ def variants(spot: Spot) -> Iterator[Candidate]:
         alpha = {"alpha": options.get("alpha", 1.0)}
         if alpha["alpha"] != 1.0:
             yield from _other(spot, "elu" if name == "celu" else "celu", cause, **alpha)
+    if name in ("huber", "smooth_l1"):
+        number = options.get("delta", options.get("beta", 1.0))
+        other, key = ("smooth_l1", "beta") if name == "huber" else ("huber", "delta")
+        if number != 1.0:
+            yield from _other(spot, other, cause, **{key: number})
+    if name == "relu":
+        yield from _other(spot, "squared_relu", cause)
+    if name in ("sin", "cos"):
+        yield from _other(spot, "cos" if name == "sin" else "sin", cause)
     if name == "tanh":
         yield from _rational_tanh(spot, x)
     if name in ("sigmoid", "hard_sigmoid", "silu", "hard_silu"):
@@ -150,7 +164,8 @@ def variants(spot: Spot) -> Iterator[Candidate]:
         yield from _other(spot, "relu", "clipping")
     if name in NONLINEAR or name == "clamp":
         for other in NONLINEAR:
-            if other != name:
+            # A limit is no function of its own that another might be meant by.
+            if other != name and (name != "clamp" or other not in FUNCTIONS):
                 yield from _other(spot, other, cause)
         yield from _other(spot, "clamp", cause, min=0.0, max=6.0)
         yield from _other(spot, "clamp", cause, min=-1.0, max=1.0)
@@ -187,6 +202,26 @@ def _other(spot: Spot, name: str, cause: str, **options: Any) -> Iterator[Candid
     extra = ", ".join(f"{key}={show(number)}" for key, number in options.items())
     text = f"{name}{f' ({extra})' if extra else ''} instead of {own}"
     yield Candidate(cause, text, {spot.place: value})
+
+
+@repair("arithmetic", "activation")
+def power(spot: Spot) -> Iterator[Candidate]:
+    """A square or another power of an activation left out, or another one."""
+    options, x = spot.operation.options, np.asarray(spot.operation.arguments[0], np.float64)
+    square = options["function"] == "square"
+    if not (square or (options["function"] == "power" and "number" in options)):
+        return
+    source = spot.replay.source(spot.place, 0)
+    inner = spot.replay.operation(source) if source is not None else None
+    if inner is None or inner.kind != "activation" or options.get("swapped"):
+        return
+    own = 2.0 if square else options["number"]
+    for wanted in (1.0, 2.0, 3.0, 0.5):
+        if wanted != own:
+            text = f"power {wanted:g} of {inner.options['function']} (reference {own:g})"
+            with np.errstate(all="ignore"):
+                value = x if wanted == 1.0 else np.power(x, wanted)
+            yield Candidate("activation-variant", text, {spot.place: value}, wanted == 1.0)
 
 
 @repair("activation")

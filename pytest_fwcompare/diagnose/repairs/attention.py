@@ -80,6 +80,9 @@ def number(spot: Spot) -> Iterator[Candidate]:
             "clipping", f"no limit (reference {show(own)})", {spot.place: x}, weak=True
         )
         return
+    if function in COMPARED:
+        yield from _thresholds(spot)
+        return
     cause = "norm-epsilon" if keeps_off_zero(spot) else scale_cause(spot)
     if averages(spot):
         cause = "reduction"
@@ -99,6 +102,47 @@ def number(spot: Spot) -> Iterator[Candidate]:
         x = np.asarray(spot.operation.arguments[0], np.float64)
         text = f"no {label} (reference {show(own)})"
         yield Candidate(cause, text, {spot.place: x}, weak=True)
+
+
+COMPARED = ("less", "less_equal", "greater", "greater_equal", "equal", "not_equal")
+"""Functions whose number is a limit that what follows chooses by."""
+
+
+def _thresholds(spot: Spot) -> Iterator[Candidate]:
+    """A mask whose limit is one or two steps off, or has no limit on this side."""
+    own, x = spot.operation.options["number"], spot.operation.arguments[0]
+    chosen = near(spot.replay, spot.place, {"mask", "where"}, onward=True)
+    if chosen is None or own != round(own) or np.any(x != np.round(x)):
+        return
+    for shift in (1, -1, 2, -2):
+        text = f"a limit of {own + shift:g} (reference {own:g})"
+        yield from spot.change("mask", text, number=own + shift)
+    yield Candidate("mask", f"no limit (reference {own:g})", {spot.place: np.ones_like(x)})
+
+
+@repair("softmax")
+def added_mask(spot: Spot) -> Iterator[Candidate]:
+    """A mask that the reference does not have: of later or earlier steps, or of an input."""
+    x, axis = np.asarray(spot.operation.arguments[0], np.float64), spot.operation.options["axis"]
+    if axis != x.ndim - 1 or x.ndim < 2:
+        return
+    kept: dict[str, Array] = {}
+    if x.shape[-1] == x.shape[-2]:
+        seen = np.tril(np.ones(x.shape[-2:], bool))
+        kept = {"later steps masked": seen, "earlier steps masked": seen.T}
+    for record in spot.graph.records:
+        mask = record.value
+        if record.operation != "input" or not np.isin(mask, (0.0, 1.0)).all() or mask.all():
+            continue
+        if mask.ndim == 2 and mask.shape == (x.shape[0], x.shape[-1]):
+            name = record.attributes.get("name", "an input")
+            shape = (x.shape[0], *(1,) * (x.ndim - 2), x.shape[-1])
+            kept[f"keys masked by {name}"] = mask.reshape(shape) > 0
+    for text, keep in kept.items():
+        for fill in (-np.inf, *_port_fills(spot)):
+            told = "" if fill == -np.inf else f", filled with {show(fill)}"
+            value = np.where(keep, x, fill)
+            yield from spot.arguments("mask", f"{text}{told}", value)
 
 
 @repair("softmax")
@@ -207,6 +251,7 @@ def _other_masks(spot: Spot, fill: float, told: str) -> Iterator[Candidate]:
             choices.append(
                 (f"a causal mask shifted by {shift}", np.broadcast_to(upper, mask.shape))
             )
+        choices.extend(_bands(mask))
     full = np.broadcast_to(mask, spot.record.value.shape)
     if full.shape[-1] == full.shape[-2]:
         choices.append(("the mask over queries instead of keys", np.swapaxes(full, -1, -2)))
@@ -215,6 +260,29 @@ def _other_masks(spot: Spot, fill: float, told: str) -> Iterator[Candidate]:
         value = attempt(spot.operation, spot.replaced(slot, other), fill=fill)
         if value is not None:
             yield Candidate("mask", f"{text}{told}", {spot.place: value})
+
+
+def _bands(mask: Array) -> Iterator[tuple[str, Array]]:
+    """Masks that choose by the distance of two steps alone, with limits elsewhere."""
+    size = mask.shape[-1]
+    steps = np.arange(size)
+    distance = steps[None, :] - steps[:, None]
+    one = mask.reshape(-1, size, size)[0]
+    by_distance = {int(d): bool(one[distance == d][0]) for d in np.unique(distance)}
+    for hidden in (True, False):
+        kept = [d for d, value in by_distance.items() if value != hidden]
+        band = (distance >= min(kept)) & (distance <= max(kept)) if kept else distance > size
+        if not kept or not np.array_equal(np.broadcast_to(band != hidden, mask.shape), mask):
+            continue
+        low, high = min(kept), max(kept)
+        ends = [(low + a, high + b) for a in (-2, -1, 0, 1, 2) for b in (-2, -1, 0, 1, 2)]
+        ends += [(-size, high), (low, size), (-high, -low), (low, -low), (-high, high)]
+        for first, last in dict.fromkeys(ends):
+            if (first, last) != (low, high) and first <= last:
+                other = (distance >= first) & (distance <= last)
+                text = f"steps {first} to {last} seen (reference {low} to {high})"
+                yield text, np.broadcast_to(other != hidden, mask.shape)
+        return
 
 
 @repair("arithmetic")

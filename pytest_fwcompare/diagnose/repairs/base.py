@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -91,10 +92,31 @@ class Spot:
             changes: dict[str, Any] = {option: number, **fixed}
             return attempt(self.operation, None, **changes)
 
-        for number, value in self.prover.solve(family, grid):
-            text = f"{label}={number:.10g} (reference {show(reference)})"
-            yield Candidate(cause, text, {self.place: value}, fitted=is_fitted(number))
+        some = False
+        for observe in dict.fromkeys((None, self._fused())):
+            if some:
+                break
+            for number, value in self.prover.solve(family, grid, observe):
+                some = True
+                text = f"{label}={number:.10g} (reference {show(reference)})"
+                yield Candidate(cause, text, {self.place: value}, fitted=is_fitted(number))
 
+    def _fused(self) -> Callable[[Array], Iterator[tuple[int, Array]]] | None:
+        """What follows a value that the port fuses with a reduction, or has with another sign."""
+        kinds = {self.replay.kind(place) for place in self.graph.consumers[self.place]}
+        if kinds != {"reduction"} and self.prover.targets(self.record.value):
+            return None
+
+        def after(value: Array) -> Iterator[tuple[int, Array]]:
+            values = self.replay.run({self.place: value})
+            next(values)
+            yield from itertools.islice(values, FUSED)
+
+        return after
+
+
+FUSED = 3
+"""Operations onward in which a number is looked for where the port fuses them with this one."""
 
 Repair = Callable[[Spot], Iterator[Candidate]]
 

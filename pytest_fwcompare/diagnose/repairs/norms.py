@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -159,3 +160,9 @@ def reduction(spot: Spot) -> Iterator[Candidate]:
         if chosen != own:
             text = f"{name} over axes {chosen} (reference {own})"
             yield from spot.change("reduction", text, axes=chosen)
+    if name == "mean" and len(own) > 1:
+        for count in range(1, len(own)):
+            for summed in itertools.combinations(own, count):
+                times = float(np.prod([spot.operation.arguments[0].shape[a] for a in summed]))
+                text = f"the sum over axes {summed}, the mean over the others alone"
+                yield Candidate("reduction", text, {spot.place: times * spot.record.value})

@@ -38,11 +38,13 @@ def blocks(before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[range,
     return made
 
 
-def reshapes(x: Array, shape: tuple[int, ...]) -> Iterator[tuple[str, str, Array]]:
+def reshapes(
+    x: Array, shape: tuple[int, ...], parted: int | None = None
+) -> Iterator[tuple[str, str, Array]]:
     """Other ways to get from x to the shape: the kind of change, its text, the value.
 
     A group of axes that is merged is merged in another order; one that is split is split with
-    the new axes exchanged.
+    the new axes exchanged: of kind "parts" where that moves the axis `parted`.
     """
     groups = blocks(x.shape, shape)
     if groups is None:
@@ -64,7 +66,9 @@ def reshapes(x: Array, shape: tuple[int, ...]) -> Iterator[tuple[str, str, Array
                 back = [len(lead) + order.index(k) for k in range(len(new))]
                 axes = [*range(len(lead)), *back, *range(len(lead) + len(new), split.ndim)]
                 text = f"split as {tuple(sizes[k] for k in order)} (reference {tuple(sizes)})"
-                yield "split", text, split.transpose(axes)
+                own = parted - new[0] if parted in new and parted is not None else 0
+                kind = "parts" if parted in new and order.index(own) != own else "split"
+                yield kind, text, split.transpose(axes)
     if math.prod(x.shape) == math.prod(shape) and x.ndim <= 5:
         # The memory read with the axes in another order, as if they had been it.
         for axes_order in itertools.permutations(range(x.ndim)):
@@ -163,9 +167,9 @@ def flattening(spot: Spot) -> Iterator[Candidate]:
     cause = order_cause(spot)
     places = alike(spot)
     shape = spot.record.value.shape
-    parted = _is_parted(spot)
-    for kind, text, value in reshapes(spot.operation.arguments[0], shape):
-        if parted and kind == "split":
+    parted = parted_axis(spot)
+    for kind, text, value in reshapes(spot.operation.arguments[0], shape, parted):
+        if kind == "parts":
             yield Candidate("fused-order", text, {spot.place: value}, places=(spot.place,))
             continue
         yield Candidate(cause, text, {spot.place: value}, places=(spot.place,))
@@ -182,16 +186,26 @@ def flattening(spot: Spot) -> Iterator[Candidate]:
             yield Candidate(cause, f"{text} in {len(values)} places", values, places=(spot.place,))
 
 
-def _is_parted(spot: Spot) -> bool:
-    """Whether the value is cut into the parts of a fused projection just after."""
-    front = [spot.place]
+def parted_axis(spot: Spot) -> int | None:
+    """The axis along which the value is cut into the parts of a fused projection just after."""
+    front = [(spot.place, tuple(range(spot.record.value.ndim)))]
     for _ in range(2):
-        front = [p for place in front for p in spot.graph.consumers[place]]
-        cut = [p for p in front if spot.replay.kind(p) == "movement"]
-        moves = [spot.replay.operation(p) for p in cut]
-        if sum(m is not None and m.options["move"] == "index" for m in moves) > 1:
-            return True
-    return False
+        found: list[int] = []
+        after: list[tuple[int, tuple[int, ...]]] = []
+        for place, axes in front:
+            for consumer in spot.graph.consumers[place]:
+                operation = spot.replay.operation(consumer)
+                if operation is None or operation.kind != "movement":
+                    continue
+                if operation.options["move"] == "index":
+                    found.append(axes[operation.options["axis"]])
+                if operation.options["move"] == "transpose":
+                    turned = operation.options["axes"]
+                    after.append((consumer, tuple(axes[axis] for axis in turned)))
+        if len(found) > 1:
+            return found[0]
+        front = after
+    return None
 
 
 @repair("movement")

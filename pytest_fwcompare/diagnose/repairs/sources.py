@@ -88,10 +88,14 @@ def other_source(spot: Spot) -> Iterator[Candidate]:
     if source is None or spot.operation.layouts or not spot.record.path:
         return
     own, holder = spot.operation.arguments[0], ancestors(spot.record.path)[0]
+    # Without the operation that made it: that is a fault of its own kind.
+    passed = {s for s in spot.graph.inputs[source] if spot.replay.kind(source) in PLAIN}
     for place in reversed(range(max(spot.place - REACH, 0), spot.place)):
         record = spot.graph.records[place]
         inside = record.path == holder or record.path.startswith(holder + ".") or not holder
         if not inside or record.value.shape != own.shape or not spot.sides.telling(place):
+            continue
+        if place in passed:
             continue
         # A sum that nothing uses is what the last block of a stack leaves over.
         if place not in spot.graph.live and spot.name(place) not in ("add", "addv2", "iadd"):
