@@ -159,7 +159,7 @@ def test_gradients_of_torch_one_by_one(precision):
         assert all(p.grad is None for p in side.twin(precision).parameters())
 
 
-def tensorflow_port(scale=1.0):
+def tensorflow_port(scale=1.0, stopped=False):
     tf = pytest.importorskip("tensorflow")
 
     class Two(tf.Module):
@@ -171,25 +171,38 @@ def tensorflow_port(scale=1.0):
             self.spare = tf.Variable(np.ones((2, 4), "f4"), name="spare")
 
         def __call__(self, x):
-            return tf.tanh(scale * (x @ self.kernel + self.bias)) + 0 * self.spare[0]
+            inner = scale * (x @ self.kernel + self.bias)
+            inner = tf.stop_gradient(inner) if stopped else inner
+            return tf.tanh(inner) + 0 * self.spare[0]
 
     return Two()
 
 
-@pytest.mark.parametrize(("scale", "verdict"), [(1.0, "equivalent"), (1.01, "semantic")])
-def test_a_large_tensorflow_port(everything_is_large, scale, verdict):
-    """Its shadow's variables are emptied and filled again; what is not loaded keeps its own."""
+def compared(port, **options):
     torch.manual_seed(0)
-    port = tensorflow_port(scale)
-    before = [variable.numpy() for variable in port.variables]
-    found = fwc.compare(
+    return fwc.compare(
         nn.Sequential(nn.Linear(6, 4), nn.Tanh()),
         port,
         inputs={"x": fwc.TensorSpec((3, 6))},
         weights={"kernel": ("0.weight", Transpose((1, 0))), "bias": "0.bias"},
         examples=5,
-        explain=False,
+        **options,
     )
+
+
+def test_gradients_within_a_large_tensorflow_port_are_recorded(everything_is_large):
+    """They tell where a gradient stops; without them it would seem to stop at the output."""
+    found = compared(tensorflow_port(stopped=True))
+    assert (found.verdict, found.cause) == ("semantic", "gradient-path"), found.summary()
+    assert found.culprit == "0"
+
+
+@pytest.mark.parametrize(("scale", "verdict"), [(1.0, "equivalent"), (1.01, "semantic")])
+def test_a_large_tensorflow_port(everything_is_large, scale, verdict):
+    """Its shadow's variables are emptied and filled again; what is not loaded keeps its own."""
+    port = tensorflow_port(scale)
+    before = [variable.numpy() for variable in port.variables]
+    found = compared(port, explain=False)
     assert found.verdict == verdict, found.summary()
     for value, variable in zip(before, port.variables, strict=True):
         assert np.array_equal(value, variable.numpy()), variable.name

@@ -132,7 +132,9 @@ class DoublePass(Pass):
             if np.asarray(a.value).dtype.kind == "f"
         }
         with self.side.explained("backward"):
-            given = self.shadow.backward_each(self.found, self.outputs, cotangents)
+            given, self.kept_gradients = self.shadow.backward_each(
+                self.found, self.outputs, cotangents
+            )
         for (kind, name), value in given:
             if kind == "input":
                 inputs[name] = value

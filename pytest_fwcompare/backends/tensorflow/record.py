@@ -108,9 +108,14 @@ class RecordingShadow(Shadow):
 
     def backward_each(
         self, found: Mapping[str, Any], outputs: Mapping[str, Array], cotangents: Mapping[str, Any]
-    ) -> Iterator[tuple[tuple[str, str], Array]]:
-        """Gradients as `backward` gives them, each let go before the next is asked for."""
-        return self._handed_over(self._take_back(found, outputs, cotangents))
+    ) -> tuple[Iterator[tuple[tuple[str, str], Array]], dict[int, Array]]:
+        """Gradients as `backward` gives them, each let go before the next is asked for.
+
+        Those of kept tensors, which are small beside those of parameters, come all at once.
+        """
+        results = self._take_back(found, outputs, cotangents)
+        kept = {key: results[name].numpy() for key, name in self.kept_gradient_names.items()}
+        return self._handed_over(results), kept
 
     def _handed_over(self, results: dict[str, Any]) -> Iterator[tuple[tuple[str, str], Array]]:
         wanted: dict[str, list[tuple[str, str]]] = {}
