@@ -31,6 +31,9 @@ from pytest_fwcompare.workers.wire import PROTOCOL, WireError, decode, encode
 START_S = 120.0
 """Seconds that a worker may take to say hello, and a framework to be imported, at least."""
 
+ENDING_S = 10.0
+"""Seconds that a worker whose pipe is closed is given to be gone, before it is called running."""
+
 KEPT_LINES, LONGEST_LINE = 16, 200
 MOST_LOGGED = 1 << 20
 """Bytes of output from which on a worker's log is begun anew."""
@@ -157,12 +160,13 @@ class Worker:
             if not self.alive:
                 raise WorkerDied(task.role, task.stage, f"the worker {self.name!r} is gone")
             start = time.monotonic()
+            timeout = max(self.timeout, START_S * patient)
             self._log.mark()
             try:
-                answer = self._ask(do, keywords, max(self.timeout, START_S * patient))
+                answer = self._ask(do, keywords, timeout)
                 result = self._result(answer, task)
             except execnet.gateway_base.TimeoutError:  # before OSError, which it is, too
-                raise self._hung(task, time.monotonic() - start) from None
+                raise self._hung(task, timeout) from None
             except (EOFError, OSError, WireError, execnet.RemoteError) as error:
                 raise self._died(task, error) from None
             except FwcompareError:
@@ -236,9 +240,9 @@ class Worker:
             found = "closed its pipe while it was still running"
         return self._post_mortem(task, found)
 
-    def _hung(self, task: Task, waited: float) -> WorkerDied:
+    def _hung(self, task: Task, timeout: float) -> WorkerDied:
         return self._post_mortem(
-            task, f"gave no answer for {waited:.0f} s (--fwcompare-timeout) and was killed"
+            task, f"gave no answer for {timeout:g} s (--fwcompare-timeout) and was killed"
         )
 
     def _post_mortem(self, task: Task, found: str) -> WorkerDied:
@@ -253,7 +257,7 @@ class Worker:
         if popen is None:
             return None
         with contextlib.suppress(Exception):
-            popen.wait(timeout=3.0)
+            popen.wait(timeout=ENDING_S)
         return None if popen.returncode is None else ending(popen.returncode)
 
     def _popen(self) -> Any:

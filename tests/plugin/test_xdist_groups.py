@@ -56,7 +56,7 @@ def test_other(number):
 
 def run(project: pytest.Pytester, *options: str) -> pytest.RunResult:
     return project.runpytest_subprocess(
-        "--fwcompare", "-n2", "--junitxml=out.xml", *options, timeout=120
+        "--fwcompare", "-n2", "--junitxml=out.xml", *options, timeout=600
     )
 
 

@@ -14,6 +14,6 @@ from pytest_fwcompare.workers.specs import Spec
 def workers() -> Iterator[pool.Pool]:
     """Workers of this interpreter under names of their own: torch@w, torch@v, numpy@w."""
     names = ("torch@w", "torch@v", "numpy@w")
-    before = pool.configure(pool.Settings(timeout=60.0, specs={name: Spec() for name in names}))
+    before = pool.configure(pool.Settings(timeout=600.0, specs={name: Spec() for name in names}))
     yield pool.current()
     pool.put_back(before)

@@ -21,6 +21,7 @@ class Block(layers.Layer):
 
 
 def functional(epsilon: float = 1e-3) -> keras.Model:
+    keras.utils.set_random_seed(0)
     x = keras.Input((6,), name="x")
     y = keras.Input((6,), name="y")
     hidden = Block(8, epsilon, name="block")(layers.Dense(8, name="first")(x))
@@ -46,6 +47,7 @@ class Subclassed(keras.Model):
 
 def subclassed() -> keras.Model:
     """Not built before its first call."""
+    keras.utils.set_random_seed(1)
     return Subclassed()
 
 
@@ -59,8 +61,10 @@ class LeftOn(layers.Layer):
 
 
 def dropout_left_on() -> keras.Model:
+    keras.utils.set_random_seed(2)
     return keras.Sequential([keras.Input((6,)), layers.Dense(8), LeftOn()])
 
 
 def in_float16() -> keras.Model:
+    keras.utils.set_random_seed(2)
     return keras.Sequential([keras.Input((6,), dtype="float16"), layers.Dense(3, dtype="float16")])

@@ -43,7 +43,14 @@ def exit_at_once() -> None:
     os._exit(3)
 
 
+def hang() -> None:
+    """Tell the test that from now on waiting is in vain; see `impatient` of test_deaths."""
+    if "FWCOMPARE_TEST_HANGS" in os.environ:
+        Path(os.environ["FWCOMPARE_TEST_HANGS"]).touch()
+
+
 def loop() -> None:
+    hang()
     while True:
         time.sleep(0.01)
 
@@ -67,7 +74,7 @@ def close_pipes() -> None:
     """Nobody hears of the process any more, and it lives on."""
     for number in list(pipes()):
         os.close(number)
-    time.sleep(60)
+    time.sleep(600)
 
 
 def garbage() -> None:
@@ -83,6 +90,7 @@ def nonsense() -> None:
     for number in pipes():
         with contextlib.suppress(OSError):
             os.write(number, b"this is no message at all\n" * 10)
+    hang()
 
 
 DEATHS = {
@@ -127,6 +135,7 @@ def _register() -> None:
         for stage in ("forward", "backward"):
 
             def make(name=name, stage=stage) -> Model:
+                torch.manual_seed(3)
                 return Model(**{stage: name})
 
             make.__name__ = make.__qualname__ = f"{name}_in_{stage}"
@@ -137,6 +146,7 @@ _register()
 
 
 def plain() -> Model:
+    torch.manual_seed(3)
     return Model()
 
 

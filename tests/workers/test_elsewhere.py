@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import gc
-import socket
 import subprocess
 import sys
-import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import execnet
@@ -29,7 +28,7 @@ def configured():
     before = []
 
     def configure(specs: dict[str, Spec]) -> pool.Pool:
-        before.append(pool.configure(pool.Settings(timeout=120.0, specs=specs)))
+        before.append(pool.configure(pool.Settings(timeout=600.0, specs=specs)))
         return pool.current()
 
     yield configure
@@ -41,43 +40,24 @@ def servers(tmp_path):
     """Two socket servers as other hosts would run them; their addresses."""
     script = Path(execnet.__file__).parent / "script" / "socketserver.py"
     package = Path(fwc.__file__).parents[1]
-    running, addresses = [], []
-    for _ in range(2):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        command = [sys.executable, str(script), f"127.0.0.1:{port}"]
-        environment = {"PYTHONPATH": f"{package}:{package / 'tests'}", "OMP_NUM_THREADS": "1"}
-        running.append(
-            subprocess.Popen(
-                command,
+    environment = {"PYTHONPATH": f"{package}:{package / 'tests'}", "OMP_NUM_THREADS": "1"}
+    with ExitStack() as stack:
+        addresses = []
+        for _ in range(2):
+            running = subprocess.Popen(
+                [sys.executable, "-u", str(script), "127.0.0.1:0"],
                 cwd=tmp_path,
                 env=environment,
-                stdout=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
+                text=True,
             )
-        )
-        addresses.append(f"127.0.0.1:{port}")
-    for address in addresses:
-        wait_for(address)
-    yield addresses
-    for each in running:
-        each.kill()
-        each.wait()
-
-
-def wait_for(address: str) -> None:
-    """Until the port is taken, without connecting: the server serves one connection."""
-    end = time.monotonic() + 30
-    port = int(address.rpartition(":")[2])
-    while time.monotonic() < end:
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                return
-        time.sleep(0.05)
-    pytest.fail(f"no server at {address}")
+            stack.enter_context(running)
+            stack.callback(running.kill)
+            assert running.stdout is not None
+            said = running.stdout.readline()  # "... Entering Accept loop ('127.0.0.1', 43527)"
+            addresses.append(f"127.0.0.1:{int(said.rpartition(', ')[2].rstrip(')' + chr(10)))}")
+        yield addresses
 
 
 def test_two_hosts_are_compared(servers, configured):

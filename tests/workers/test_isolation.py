@@ -22,14 +22,14 @@ INPUTS = {"x": fwc.TensorSpec(("batch", 3))}
 
 @pytest.fixture(scope="module")
 def isolating():
-    before = pool.configure(pool.Settings(isolate="framework", timeout=120.0))
+    before = pool.configure(pool.Settings(isolate="framework", timeout=600.0))
     yield pool.current()
     pool.put_back(before)
 
 
 @pytest.fixture(scope="module")
 def guarding():
-    before = pool.configure(pool.Settings(isolate="crash", timeout=120.0))
+    before = pool.configure(pool.Settings(isolate="crash", timeout=600.0))
     yield pool.current()
     pool.put_back(before)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,7 @@ def test_two_workers_are_compared_and_the_cause_is_found():
 
 
 def test_timings_of_a_worker_are_in_seconds(workers):
+    start = time.perf_counter()
     comparison = fwc.compare(
         models.tiny,
         remote(models.tiny),
@@ -161,8 +163,9 @@ def test_timings_of_a_worker_are_in_seconds(workers):
     assert comparison.verdict == "equivalent", comparison.summary()
     ours, theirs = comparison.timings
     assert (ours.framework, theirs.framework) == ("torch", "torch@w")
-    assert 0 < theirs.forward.median < 1
-    assert 0 < theirs.backward.median < 1
+    taken = time.perf_counter() - start
+    assert 0 < theirs.forward.median < taken
+    assert 0 < theirs.backward.median < taken
     assert theirs.own_process
     assert theirs.ratio is None
     assert not ours.own_process
@@ -212,8 +215,8 @@ def test_a_factory_that_fails_says_so():
 def test_random_numbers_of_a_factory_can_be_seeded_in_the_worker():
     def kernel(seed):
         with seeded(seed):
-            side = open_side(remote(models.plain), "port", **AXES).side
-        value = side.read()["linear.weight"]
+            side = open_side(remote(models.unseeded), "port", **AXES).side
+        value = side.read()["0.weight"]
         side.close()
         return value.tolist()
 
