@@ -32,8 +32,8 @@ from pytest_fwcompare.running.outputs import StructureError
 from pytest_fwcompare.running.pair import Pair
 from pytest_fwcompare.running.points import arguments
 from pytest_fwcompare.running.supply import Source
-from pytest_fwcompare.sides import Opened, open_side
-from pytest_fwcompare.workers.isolation import guarded
+from pytest_fwcompare.sides import Opened
+from pytest_fwcompare.workers.isolation import open_guarded
 
 LARGE = 4_000_000
 """Parameters from which on a network is judged with all threads."""
@@ -121,12 +121,12 @@ def compare(
                 ours = (
                     reference.opened()
                     if isinstance(reference, GoldenReference)
-                    else open_side(guarded(reference, "reference", asked), "reference", **axes)
+                    else open_guarded(reference, "reference", asked, **axes)
                 )
             stack.callback(ours.side.close)
             tell("opening the port")
             with seeded(asked.seed if asked.deterministic else None):
-                theirs = open_side(guarded(port, "port", asked), "port", **axes)
+                theirs = open_guarded(port, "port", asked, **axes)
             stack.callback(theirs.side.close)
             return compare_opened(ours, theirs, asked)
 

@@ -98,7 +98,7 @@ def _open(given: Any, role: str, *, dtype: str, device: str, mode: str) -> Opene
     own = False
     given = isolation.elsewhere(given, role)
     if _is_factory(given):
-        given, own = _call_factory(given, role), True
+        given, own = isolation.made_by(given, role, _call_factory), True
     if isinstance(given, Network):
         given = InFramework(given, "numpy")
     if isinstance(given, InFramework):

@@ -1,22 +1,22 @@
-"""What runs in a worker though nothing names one: `--fwcompare-isolate`."""
+"""What runs in a worker though the test names none, as the options say."""
 
 from __future__ import annotations
 
 import os
 import sys
-import tempfile
-import warnings
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pytest_fwcompare.backends.base import Backend
 from pytest_fwcompare.backends.registry import owner, present, require
-from pytest_fwcompare.errors import UsageError
+from pytest_fwcompare.errors import ModelError, UsageError
 from pytest_fwcompare.networks.graph import Network
-from pytest_fwcompare.sides import InFramework
+from pytest_fwcompare.sides import InFramework, Opened, open_side
 from pytest_fwcompare.workers import pool
+from pytest_fwcompare.workers.live import put_down
 from pytest_fwcompare.workers.sources import source_of
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def backend_of(given: InFramework) -> Backend:
 
 
 def elsewhere(given: Any, role: str) -> Any:
-    """A model or factory as it runs in a worker, if every framework has one; else itself.
+    """A model or factory as it runs in the worker of its framework, where there is to be one.
 
     Args:
         given: what was passed as `role`; no described network.
@@ -50,32 +50,96 @@ def elsewhere(given: Any, role: str) -> Any:
     Raises:
         UsageError: it cannot be made in another process.
     """
-    if pool.current().settings.isolate != "framework" or stays_here(given):
+    if stays_here(given):
         return given
-    return _remote(given, role)
+    if pool.current().settings.isolate == "framework":
+        return _remote(given, role)
+    framework = framework_of(given)
+    if framework not in pool.current().settings.specs:
+        return given  # or a factory, which is asked by `made_by`
+    return _as_asked(put_down, given, framework, role)
 
 
-def stays_here(given: Any) -> bool:
-    """Whether it is NumPy's, a network's, or in a worker already."""
-    if isinstance(given, (Network, InFramework)):
-        return True
-    if "fwcompare_backend" in getattr(given, "__dict__", {}):
-        return True
+def made_by(factory: Any, role: str, call: Callable[[Any, str], Any]) -> Any:
+    """What a factory returns, as it runs in the worker that the user named for its framework.
+
+    Args:
+        factory: takes no arguments.
+        role: "reference" or "port".
+        call: calls it in this process, which is how its framework is found out.
+
+    Raises:
+        UsageError: it cannot be called in another process.
+        ModelError: of `call`.
+    """
+    workers = pool.current()
+    if not workers.settings.specs:
+        return call(factory, role)
+    key = (getattr(factory, "__module__", ""), getattr(factory, "__qualname__", repr(factory)))
+    framework = workers.frameworks.get(key)
+    if framework is None:
+        try:
+            made = call(factory, role)
+        except ModelError as error:
+            framework = _missing(error.__cause__)
+            if framework not in workers.settings.specs:
+                raise
+        else:
+            framework = framework_of(made)
+            if framework not in workers.settings.specs:
+                return made
+    found = _as_asked(lambda given, _: source_of(given), factory, framework, role)
+    workers.frameworks[key] = framework
+    return found
+
+
+def framework_of(given: Any) -> str:
+    """Whose a model is; "" for what is no model, such as a factory."""
     try:
-        return owner(given).name == "numpy"
+        return owner(given).name
     except UsageError:
-        return False
+        return ""
+
+
+def _missing(error: BaseException | None) -> str:
+    """The framework that could not be imported here; "" if it is not that."""
+    return (error.name or "").partition(".")[0] if isinstance(error, ImportError) else ""
+
+
+def _as_asked(how: Callable[[Any, str], Any], given: Any, framework: str, role: str) -> Any:
+    """A model in the worker of `--fwcompare-worker`."""
+    from pytest_fwcompare.workers.remote import RemoteBackend, RemoteModel
+
+    try:
+        source = how(given, framework)
+    except UsageError as error:
+        raise UsageError(
+            f"{role}: --fwcompare-worker {framework}=... runs every {framework} model there, but "
+            f"{error}. A worker with a tag ({framework}@other=...) runs only what names it"
+        ) from None
+    return RemoteModel(RemoteBackend(framework), source)
+
+
+def stays_here(given: Any, *, described: bool = True) -> bool:
+    """Whether it is NumPy's, or in a worker already, or a described network.
+
+    Args:
+        given: model, factory or network.
+        described: False looks for described networks that another framework builds here.
+    """
+    if isinstance(given, InFramework):
+        return described or given.framework == "numpy" or "@" in given.framework
+    if isinstance(given, Network) or "fwcompare_backend" in getattr(given, "__dict__", {}):
+        return True
+    return framework_of(given) == "numpy"
 
 
 def _remote(given: Any, role: str) -> Any:
     from pytest_fwcompare.workers.remote import RemoteBackend, RemoteModel
 
+    framework = framework_of(given)
     try:
-        framework = owner(given).name
-    except UsageError:
-        framework = ""
-    try:
-        source = _saved(given) if framework == "keras" else source_of(given)
+        source = put_down(given, framework) if framework else source_of(given)
     except UsageError as error:
         raise UsageError(
             f"{role}: --fwcompare-isolate=framework runs every model in a worker, but {error}"
@@ -105,52 +169,37 @@ def model_of_factory(source: dict[str, Any], role: str) -> Any:
     return model
 
 
-def _saved(model: Any) -> dict[str, Any]:
-    """A Keras model as a file, which its worker reads.
-
-    Raises:
-        UsageError: Keras cannot save it.
-    """
-    folder = Path(tempfile.mkdtemp(prefix="fwcompare-"))
-    pool.current().folders.append(folder)
-    path = folder / "model.keras"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Keras' own
-            model.save(path)
-    except Exception as error:
-        raise UsageError(
-            f"the Keras model {getattr(model, 'name', model)!r} cannot be saved to reach one "
-            f"({type(error).__name__}: {error}); pass a function that returns it, defined at the "
-            f"top of a module"
-        ) from None
-    return {"kind": "keras", "path": str(path)}
-
-
 # Crashes -----------------------------------------------------------------------------------------
 
 
-def guarded(given: Any, role: str, request: Request) -> Any:
-    """What to open under `--fwcompare-isolate=crash`: the same, or the same in a worker.
+def open_guarded(given: Any, role: str, request: Request, **axes: Any) -> Opened:
+    """As `open_side`; under `--fwcompare-isolate=crash` in a worker what this process fears.
 
-    What is known to crash goes to a worker at once. Anything else that can be made there is run
-    once in one, forward and backward; what dies of it stays there, so that the comparison says so.
+    What is known to crash goes to a worker at once. Anything else is run once in one, forward and
+    backward; what dies of it stays there, so that the comparison says so. What cannot be tried
+    runs here, with a notice.
 
     Args:
         given: what was passed as `role`.
         role: "reference" or "port".
-        request: of the comparison; its first example is what is tried.
+        request: of the comparison; its first examples are what is tried.
+        axes: of `open_side`.
     """
-    if pool.current().settings.isolate != "crash":
-        return given
+    if pool.current().settings.isolate != "crash" or stays_here(given, described=False):
+        return open_side(given, role, **axes)
     from pytest_fwcompare.workers.trial import Candidate, dies
 
-    candidate = Candidate.of(given)
-    if candidate is None:
-        return given
+    try:
+        candidate = Candidate.of(given)
+    except UsageError as error:
+        opened = open_side(given, role, **axes)
+        said = f"{role}: not tried in a worker (--fwcompare-isolate=crash) before it ran: {error}"
+        return replace(opened, notices=(*opened.notices, said))
     if candidate.is_known() or dies(candidate, role, request):
-        return candidate.model(role)
-    return given
+        given = candidate.model(role)
+    else:
+        candidate.tidy()
+    return open_side(given, role, **axes)
 
 
 def onednn_is_on() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from collections.abc import Callable, Mapping
 from functools import reduce
@@ -15,7 +16,8 @@ from pytest_fwcompare.errors import ModelError, UsageError
 
 Source = Mapping[str, Any]
 """Plain data: "kind" is "factory" ("module", "name", "file", "root", and "state" with the path of
-a torch state dict), "keras" ("path" of a .keras file) or "savedmodel" ("path" of its folder)."""
+a torch state dict), "keras" ("path" of a .keras file), "savedmodel" ("path" of its folder) or
+"pickle" ("path" of what the parent wrote, "modules" that it needs, each as a factory's)."""
 
 
 def find(source: Source) -> Callable[[], Any] | None:
@@ -29,18 +31,27 @@ def find(source: Source) -> Callable[[], Any] | None:
         path = Path(source["path"])
         if not path.exists():
             raise UsageError(f"there is no {path} on the worker's host")
+        for needed in source.get("modules", ()):
+            _imported(needed, needed["module"])
         return None
+    module = _imported(source, f"{source['module']}:{source['name']}")
     try:
-        module = _module(source)
         made: Any = reduce(getattr, source["name"].split("."), module)
-    except Exception as error:
-        raise ModelError(
-            "model",
-            "import",
-            f"{source['module']}:{source['name']} cannot be imported in the worker "
-            f"({type(error).__name__}: {error})",
-        ) from error
+    except AttributeError as error:
+        raise _not_imported(f"{source['module']}:{source['name']}", error) from error
     return made  # type: ignore[no-any-return]
+
+
+def _imported(source: Source, what: str) -> ModuleType:
+    try:
+        return _module(source)
+    except Exception as error:
+        raise _not_imported(what, error) from error
+
+
+def _not_imported(what: str, error: Exception) -> ModelError:
+    text = f"{what} cannot be imported in the worker ({type(error).__name__}: {error})"
+    return ModelError("model", "import", text)
 
 
 def make(source: Source) -> Any:
@@ -101,8 +112,12 @@ def _module(source: Source) -> ModuleType:
 
 def _load(source: Source) -> Any:
     """A saved model; the folder of a SavedModel is adopted as it is."""
-    if source["kind"] != "keras":
+    if source["kind"] == "savedmodel":
         return source["path"]
+    if source["kind"] == "pickle":
+        # The parent's, whose word this process takes for what it imports and calls, too.
+        with Path(source["path"]).open("rb") as file:
+            return pickle.load(file)
     from pytest_fwcompare.backends.tensorflow import prepare_import
 
     prepare_import()

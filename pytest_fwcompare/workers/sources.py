@@ -72,16 +72,15 @@ def _imported(given: Any) -> dict[str, Any]:
             f"{name} of {module} cannot be imported by that name in another process; define it at "
             f"the top of its module (no lambda, no function inside a function)"
         )
-    file = getattr(found, "__file__", None) or ""
+    return {"kind": "factory", "name": name, **place_of(module)}
+
+
+def place_of(module: str) -> dict[str, str]:
+    """Where another process finds an imported module: its file, and the folder of its package."""
+    file = getattr(sys.modules[module], "__file__", None) or ""
     path = Path(file).resolve() if file else Path()
     parts = module.split(".")
     stem = [*path.parts[:-1], path.stem]
     in_package = len(parts) > 1 and stem[-len(parts) :] == parts
     root = str(path.parents[len(parts) - 1]) if in_package else ""
-    return {
-        "kind": "factory",
-        "module": module,
-        "name": name,
-        "file": str(path) if file else "",
-        "root": root,
-    }
+    return {"module": module, "file": str(path) if file else "", "root": root}

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 
 from pytest_fwcompare.comparing.request import Request
-from pytest_fwcompare.errors import FwcompareError, UsageError, WorkerDied
+from pytest_fwcompare.errors import FwcompareError, WorkerDied
 from pytest_fwcompare.networks.plain import to_plain
 from pytest_fwcompare.sides import InFramework, Opened, open_side
 from pytest_fwcompare.workers import pool
-from pytest_fwcompare.workers.isolation import known_danger, model_of_factory, stays_here
+from pytest_fwcompare.workers.isolation import framework_of, known_danger, model_of_factory
+from pytest_fwcompare.workers.live import put_down
 from pytest_fwcompare.workers.sources import source_of
 
 EXAMPLES = 3
@@ -28,28 +33,31 @@ class Candidate:
     Attributes:
         given: a described network with its framework, or what a worker makes a model of.
         key: what it is, so that it is tried once.
+        framework: whose it is; "" for a factory, which has to be asked.
+        file: what was written for the worker; None if nothing was.
     """
 
     given: Any
     key: Hashable
+    framework: str = ""
+    file: Path | None = None
 
     @classmethod
-    def of(cls, given: Any) -> Candidate | None:
-        """None for what runs in this process anyway: NumPy, and objects that cannot be sent."""
+    def of(cls, given: Any) -> Candidate:
+        """From what was passed as a role.
+
+        Raises:
+            UsageError: no worker can make it, and why.
+        """
         if isinstance(given, InFramework):
-            if given.framework == "numpy" or "@" in given.framework:
-                return None
-            try:
-                return cls(given, (repr(to_plain(given.network)), given.framework))
-            except UsageError:
-                return None
-        if stays_here(given):
-            return None
-        try:
+            return cls(given, (repr(to_plain(given.network)), given.framework))
+        framework = framework_of(given)
+        if not framework or isinstance(given, (str, os.PathLike)):
             source = source_of(given)
-        except UsageError:
-            return None
-        return cls(source, tuple(sorted(source.items())))
+            return cls(source, tuple(sorted(source.items())), framework)
+        source = put_down(given, framework)
+        path = Path(source["path"])
+        return cls(source, (framework, contents(path)), framework, path)
 
     def is_known(self) -> bool:
         """Whether it is known to crash."""
@@ -60,9 +68,27 @@ class Candidate:
 
     def model(self, role: str) -> Any:
         """What `open_side` opens in a worker."""
+        from pytest_fwcompare.workers.remote import RemoteBackend, RemoteModel
+
         if isinstance(self.given, InFramework):
             return replace(self.given, apart=True)
+        if self.framework:
+            return RemoteModel(RemoteBackend(self.framework), self.given)
         return model_of_factory(self.given, role)
+
+    def tidy(self) -> None:
+        """Nobody will ask a worker for it again."""
+        if self.file is not None:
+            self.file.unlink(missing_ok=True)
+
+
+def contents(path: Path) -> str:
+    """What tells the files of two models apart; a `.keras` file says when it was saved, too."""
+    if path.suffix != ".keras":
+        return sha256(path.read_bytes()).hexdigest()
+    with ZipFile(path) as archive:
+        members = [each for each in archive.infolist() if each.filename != "metadata.json"]
+        return str(sorted((each.filename, each.CRC) for each in members))
 
 
 def dies(candidate: Candidate, role: str, request: Request) -> bool:

@@ -171,3 +171,22 @@ def wide() -> torch.nn.Module:
     """More than fits a message: its arrays go through shared memory."""
     torch.manual_seed(2)
     return torch.nn.Linear(300, 200)
+
+
+class Holding(torch.nn.Module):
+    """Holds what cannot be pickled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(3, 2)
+        self.function = lambda x: x
+
+    def forward(self, x):
+        return self.function(self.linear(x))
+
+
+def not_installed_here() -> torch.nn.Module:
+    """As a factory that imports its framework, which only the worker's interpreter has."""
+    if "FWCOMPARE_TEST_PARENT" in os.environ:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch.nn")
+    return tiny()

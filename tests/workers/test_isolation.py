@@ -9,11 +9,11 @@ import pytest
 
 import pytest_fwcompare as fwc
 from pytest_fwcompare import networks as fn
-from pytest_fwcompare.errors import UsageError
+from pytest_fwcompare.errors import ModelError, UsageError
 from pytest_fwcompare.sides import InFramework, open_side
 from pytest_fwcompare.workers import isolation, pool
 from pytest_fwcompare.workers.remote import RemoteModel
-from pytest_fwcompare.workers.trial import Candidate
+from pytest_fwcompare.workers.specs import Spec
 from workers import models
 
 AXES = {"dtype": "float32", "device": "cpu", "mode": "eager"}
@@ -30,6 +30,14 @@ def isolating():
 @pytest.fixture(scope="module")
 def guarding():
     before = pool.configure(pool.Settings(isolate="crash", timeout=600.0))
+    yield pool.current()
+    pool.put_back(before)
+
+
+@pytest.fixture(scope="module")
+def named():
+    specs = {"torch": Spec(f"popen//python={sys.executable}")}
+    before = pool.configure(pool.Settings(timeout=600.0, specs=specs))
     yield pool.current()
     pool.put_back(before)
 
@@ -60,9 +68,25 @@ class TestFramework:
         function = fwc.NumpyFunction(lambda x: x * 2)
         assert isolation.elsewhere(function, "port") is function
 
-    def test_a_live_model_is_refused_with_what_to_do(self, isolating):
-        with pytest.raises(UsageError, match=r"^port: --fwcompare-isolate=framework runs every m"):
-            open_side(models.tiny(), "port", **AXES)
+    def test_a_live_model_crosses_with_its_values_as_a_file_that_is_gone_afterwards(
+        self, isolating
+    ):
+        model = models.tiny()
+        comparison = fwc.compare(model, models.tiny, inputs=INPUTS, examples=2, weights="given")
+        assert comparison.verdict == "equivalent", comparison.summary()
+        told = comparison.environment["torch"]["worker"]
+        assert told["pid"] == isolating.worker("torch").pid
+        folder = isolating.folders[-1]
+        assert (folder / "model.pickle").is_file()
+        assert folder.stat().st_mode & 0o77 == 0  # nobody else can put another there
+
+    def test_one_that_cannot_is_refused_with_the_reason_and_what_to_do(self, isolating):
+        complaint = (
+            r"^port: --fwcompare-isolate=framework runs every model in a worker, but a Holding "
+            r"object cannot be sent to another process \(.*lambda.*\); pass a function that "
+        )
+        with pytest.raises(UsageError, match=complaint):
+            open_side(models.Holding(), "port", **AXES)
 
     @pytest.mark.slow
     def test_a_live_keras_model_crosses_as_a_file_that_is_gone_afterwards(self, isolating):
@@ -96,21 +120,94 @@ class TestCrash:
         assert comparison.verdict == "equivalent"
         assert "worker" not in comparison.environment["torch"]
 
-    def test_what_cannot_be_tried_runs_here(self, guarding):
+    @pytest.mark.skipif(sys.platform != "linux", reason="signals")
+    def test_a_live_model_is_tried_too(self, guarding):
+        tried = len(guarding.deaths)
+        dies = models.exit_in_forward()
+        for _ in range(2):
+            comparison = fwc.compare(models.plain(), dies, inputs=INPUTS, examples=1)
+            assert comparison.verdict == "error"
+            assert "port, forward: the worker 'torch'" in comparison.message
+        assert len(guarding.deaths) <= tried + 3  # two references, and the port once
+
+    def test_one_that_lives_runs_here_and_leaves_no_file(self, guarding):
         model = models.tiny()
-        assert Candidate.of(model) is None
-        assert Candidate.of(lambda: model) is None
-        assert Candidate.of(fwc.in_worker("torch", models.tiny)) is None
+        comparison = fwc.compare(model, model, inputs=INPUTS, examples=1)
+        assert comparison.verdict == "equivalent"
+        assert "worker" not in comparison.environment["torch"]
+        assert not list(guarding.folders[-1].iterdir())
+
+    def test_what_cannot_be_tried_runs_here_with_a_notice_that_says_why(self, guarding):
+        comparison = fwc.compare(models.Holding(), models.Holding, inputs=INPUTS, examples=1)
+        assert comparison.verdict == "equivalent", comparison.summary()
+        [notice] = [each for each in comparison.notices if "not tried" in each]
+        assert notice.startswith(
+            "reference: not tried in a worker (--fwcompare-isolate=crash) before it ran: a "
+            "Holding object cannot be sent to another process"
+        )
+
+    def test_what_needs_no_trial_has_none(self, guarding):
+        tried = len(guarding.deaths)
         network = fn.Sequential([fn.Dense(2)], input_shape=(3,))
-        assert Candidate.of(InFramework(network, "numpy")) is None
-        assert Candidate.of(InFramework(network, "torch")) is not None
+        there = InFramework(network, "numpy@w")
+        assert isolation.stays_here(there, described=False)
+        assert not isolation.stays_here(InFramework(network, "torch"), described=False)
+        there = fwc.in_worker("torch", models.tiny)
+        comparison = fwc.compare(fwc.in_worker("torch", models.tiny), there, inputs=INPUTS)
+        assert not [each for each in comparison.notices if "not tried" in each]
+        assert len(guarding.deaths) == tried
+
+
+class TestNamedWorkers:
+    """`--fwcompare-worker torch=SPEC`, without a tag: every torch model runs there."""
+
+    def test_factories_are_made_there(self, named):
+        comparison = fwc.compare(models.tiny, models.tiny, inputs=INPUTS, examples=1)
+        assert comparison.verdict == "equivalent", comparison.summary()
+        told = comparison.environment["torch"]["worker"]
+        assert told["pid"] == named.worker("torch").pid
+        assert named.started == {"torch": 1}
+
+    def test_one_whose_framework_is_not_here(self, named, monkeypatch):
+        named.worker("torch")  # before the variable that tells the two processes apart
+        monkeypatch.setenv("FWCOMPARE_TEST_PARENT", "1")
+        side = open_side(models.not_installed_here, "port", **AXES).side
+        assert side.worker is named.worker("torch")
+        side.close()
+
+    def test_other_frameworks_stay(self, named):
+        import jax.numpy as jnp
+
+        given = (lambda params, x: x @ params["w"], {"w": jnp.ones((3, 2))})
+        assert isolation.elsewhere(given, "port") is given
+        assert isolation.made_by(lambda: given, "port", lambda made, role: made()) is given
+        function = fwc.NumpyFunction(lambda x: x * 2)
+        assert isolation.elsewhere(function, "port") is function
+
+    def test_what_cannot_go_there_is_named_with_the_reason(self, named):
+        ours = r"^port: --fwcompare-worker torch=\.\.\. runs every torch model there, but "
+        hint = r"\. A worker with a tag \(torch@other=\.\.\.\) runs only what names it$"
+        live = (
+            rf"a Sequential object cannot be sent to another interpreter \({sys.executable}\); .*"
+        )
+        with pytest.raises(UsageError, match=ours + live + hint):
+            open_side(models.tiny(), "port", **AXES)
+        local = r"TestNamedWorkers\.\S*<lambda> of \S* cannot be imported by that name.*"
+        with pytest.raises(UsageError, match=ours + local + hint):
+            open_side(lambda: models.tiny(), "port", **AXES)
+
+    def test_a_factory_that_fails_for_another_reason_says_so(self, named):
+        with pytest.raises(ModelError, match=r"^port, build: the factory raises raised ValueErr"):
+            open_side(models.raises, "port", **AXES)
 
 
 def test_without_it_nothing_is_touched():
     before = pool.configure(pool.Settings())
     try:
         assert isolation.elsewhere(models.tiny, "port") is models.tiny
-        assert isolation.guarded(models.tiny, "port", None) is models.tiny
+        model = models.tiny()
+        assert isolation.elsewhere(model, "port") is model
+        assert open_side(model, "port", **AXES).side.framework == "torch"
         assert not pool.current().workers
     finally:
         pool.put_back(before)
@@ -119,8 +216,6 @@ def test_without_it_nothing_is_touched():
 class TestPool:
     def test_idle_workers_make_room(self, monkeypatch):
         monkeypatch.setattr(pool, "cores", lambda: 2)
-        from pytest_fwcompare.workers.specs import Spec
-
         names = [f"numpy@{n}" for n in range(3)]
         before = pool.configure(pool.Settings(specs={name: Spec() for name in names}))
         try:
@@ -133,8 +228,6 @@ class TestPool:
 
     def test_a_worker_in_use_stays(self, monkeypatch):
         monkeypatch.setattr(pool, "cores", lambda: 2)
-        from pytest_fwcompare.workers.specs import Spec
-
         names = [f"numpy@{n}" for n in range(3)]
         before = pool.configure(pool.Settings(specs={name: Spec() for name in names}))
         network = fn.Sequential([fn.Dense(2)], input_shape=(3,))
