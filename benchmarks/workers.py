@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -24,19 +24,26 @@ from pytest_fwcompare.workers.specs import Spec
 SIZES = (1, 1_000, 100_000, 1_250_000, 5_000_000)
 """Values of float64 in the input, and as many in the output: 8 bytes to 40 MB each way."""
 
+WARM = 3
+"""Rounds before the first that counts: memory files that are used again cost a tenth."""
+
 FIXED_MS, PER_10_MB_MS = 2.0, 1.0
 """What a round trip may cost on one host: so much, and so much for each 10 MB that cross."""
 
 
-def milliseconds(call: Callable[[], object], rounds: int) -> float:
-    """Median of some calls."""
-    call()
-    taken = []
+def milliseconds(calls: Sequence[Callable[[], object]], rounds: int) -> tuple[float, ...]:
+    """Medians of calls that take turns, and of what the last takes longer than the first."""
+    for _ in range(WARM):
+        for call in calls:
+            call()
+    taken: list[list[float]] = [[] for _ in calls]
     for _ in range(rounds):
-        start = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(taken)
+        for call, durations in zip(calls, taken, strict=True):
+            start = time.perf_counter()
+            call()
+            durations.append(1e3 * (time.perf_counter() - start))
+    more = [last - first for first, *_, last in zip(*taken, strict=True)]
+    return (*map(statistics.median, taken), statistics.median(more))
 
 
 def passes(side: Side, size: int, *, backward: bool) -> Callable[[], object]:
@@ -74,15 +81,13 @@ def main() -> None:
     for backward in (False, True):
         print("forward and backward" if backward else "forward")
         for size in SIZES:
-            rounds = max(7, asked.rounds // (1 + size // 500_000))
-            local, remote = (
-                milliseconds(passes(side, size, backward=backward), rounds)
-                for side in (here, there)
+            rounds = max(15, asked.rounds // (1 + size // 500_000))
+            local, remote, cost = milliseconds(
+                [passes(side, size, backward=backward) for side in (here, there)], rounds
             )
             crossing = 8 * size * (4 if backward else 2) / 1e6  # MB, both ways
             trips = 2 if backward else 1
             goal = trips * FIXED_MS + PER_10_MB_MS * crossing / 10
-            cost = remote - local
             print(
                 f"{size:>10,} {crossing:>7.1f} MB {local:>6.2f} ms {remote:>6.2f} ms "
                 f"{cost:>6.2f} ms {goal:>6.2f} ms"

@@ -49,12 +49,13 @@ class Task:
     Attributes:
         role: "reference" or "port".
         stage: as in `ModelError`.
-        about: the input, or what else the worker was given; "" if there is nothing to tell.
+        about: the input, or what else the worker was given, as `str` shows it; "" if there is
+            nothing to tell.
     """
 
     role: str
     stage: str
-    about: str = ""
+    about: object = ""
 
 
 class Worker:
@@ -247,8 +248,9 @@ class Worker:
 
     def _post_mortem(self, task: Task, found: str) -> WorkerDied:
         self.kill()
-        about = f"\n{task.about}" if task.about else ""
-        text = f"the worker {self.name!r} ({self.spec}) {found}{self._log.tail()}{about}"
+        about = str(task.about)
+        text = f"the worker {self.name!r} ({self.spec}) {found}{self._log.tail()}"
+        text += f"\n{about}" if about else ""
         return WorkerDied(task.role, task.stage, text)
 
     def _ending(self) -> str | None:

@@ -69,14 +69,14 @@ class RemoteSide(Side):
             f"(--fwcompare-isolate=none)"
         )
 
-    def ask(self, do: str, stage: str, about: str = "", **keywords: Any) -> Any:
+    def ask(self, do: str, stage: str, about: object = "", **keywords: Any) -> Any:
         """A request about this side."""
         return self.worker.request(do, Task(self.role, stage, about), **keywords)
 
     def prepare(self, arguments: Sequence[Argument]) -> None:
         self._parameters = None
         self.ask(
-            "prepare", "forward", shown(arguments), side=self.number, arguments=list(arguments)
+            "prepare", "forward", Shown(arguments), side=self.number, arguments=list(arguments)
         )
 
     def parameters(self) -> list[Parameter]:
@@ -100,7 +100,7 @@ class RemoteSide(Side):
         gradients: bool = True,
         record: bool = False,
     ) -> Pass:
-        about = shown(arguments)
+        about = Shown(arguments)
         made = self.ask(
             "forward",
             "shadow" if precision == "double" else "forward",
@@ -120,7 +120,7 @@ class RemoteSide(Side):
     def stopwatch(
         self, arguments: Sequence[Argument], cotangents: Mapping[str, Array] | None
     ) -> Stopwatch:
-        about = shown(arguments)
+        about = Shown(arguments)
         made = self.ask(
             "stopwatch",
             "forward",
@@ -171,7 +171,7 @@ class RemoteSide(Side):
         made = self.ask(
             "time",
             "backward" if backward else "forward",
-            shown(arguments),
+            Shown(arguments),
             side=self.number,
             framework=self._model.framework,
             name=name,
@@ -211,7 +211,7 @@ class RemoteSide(Side):
 class RemoteStopwatch:
     """The bare calls of a stopwatch in a worker."""
 
-    def __init__(self, side: RemoteSide, number: int, about: str) -> None:
+    def __init__(self, side: RemoteSide, number: int, about: object) -> None:
         self._side, self._number, self._about = side, number, about
 
     def _call(self, name: str) -> None:
@@ -235,7 +235,7 @@ class RemoteStopwatch:
 class RemotePass(Pass):
     """One pass of a side in a worker."""
 
-    def __init__(self, side: RemoteSide, made: Mapping[str, Any], about: str) -> None:
+    def __init__(self, side: RemoteSide, made: Mapping[str, Any], about: object) -> None:
         self._side, self._number, self._about = side, made["pass"], about
         self.outputs: dict[str, Array] = made["outputs"]
         self.skipped: dict[str, str] = made["skipped"]
@@ -260,15 +260,23 @@ class RemotePass(Pass):
         return found
 
 
-def shown(arguments: Sequence[Argument]) -> str:
-    """The input of a call for a message: values where they are few, else their range."""
-    parts = []
-    for argument in arguments:
-        value = np.asarray(argument.value)
-        text = f"{argument.name}: {value.dtype} {value.shape}"
-        if value.size <= SHOWN:
-            text += f" = {value.tolist()}"
-        elif value.dtype.kind in "iuf":
-            text += f" from {value.min():.6g} to {value.max():.6g}"
-        parts.append(text)
-    return f"input: {'; '.join(parts)}"
+class Shown:
+    """The input of a call for a message: values where they are few, else their range.
+
+    Put into words only when a message is written: it takes as long as a pass of a small layer.
+    """
+
+    def __init__(self, arguments: Sequence[Argument]) -> None:
+        self._arguments = tuple(arguments)
+
+    def __str__(self) -> str:
+        parts = []
+        for argument in self._arguments:
+            value = np.asarray(argument.value)
+            text = f"{argument.name}: {value.dtype} {value.shape}"
+            if value.size <= SHOWN:
+                text += f" = {value.tolist()}"
+            elif value.dtype.kind in "iuf":
+                text += f" from {value.min():.6g} to {value.max():.6g}"
+            parts.append(text)
+        return f"input: {'; '.join(parts)}"
