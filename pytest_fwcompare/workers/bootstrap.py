@@ -84,6 +84,8 @@ def redirect_output(log: str) -> None:
     import faulthandler
     import signal
 
+    # Ctrl-C is the parent's to handle: it ends its workers in its own time.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         number = os.open(log, os.O_WRONLY | os.O_APPEND)
     except OSError:
@@ -94,8 +96,6 @@ def redirect_output(log: str) -> None:
     os.dup2(number, 2)
     os.close(number)
     faulthandler.enable(2, all_threads=False)
-    # Ctrl-C is the parent's to handle: it ends its workers in its own time.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def end_with_parent(main_thread: bool) -> None:

@@ -34,6 +34,9 @@ START_S = 120.0
 ENDING_S = 10.0
 """Seconds that a worker whose pipe is closed is given to be gone, before it is called running."""
 
+SSH_LOST = 255
+"""What ssh exits with if the connection ends, or the process at its other end by a signal."""
+
 KEPT_LINES, LONGEST_LINE = 16, 200
 MOST_LOGGED = 1 << 20
 """Bytes of output from which on a worker's log is begun anew."""
@@ -116,9 +119,9 @@ class Worker:
             self._channel = self._gateway.remote_exec(bootstrap)
             self._channel.send(
                 {
-                    "own_process": self.spec.own_process,
+                    "own_process": self.spec.ends_with_us,
                     "main_thread": threading.current_thread() is threading.main_thread(),
-                    "log": self._log.path,
+                    "log": self._log.path if self.spec.own_process else "",
                     "environment": dict(environment),
                     "package": str(Path(pytest_fwcompare.__file__).parent),
                     "version": pytest_fwcompare.__version__,
@@ -131,7 +134,7 @@ class Worker:
         except Exception as error:
             reason = self._ending() or f"{type(error).__name__}: {error}"
             text = f"worker {self.name!r} ({self.spec}) did not start: {reason}"
-            raise FrameworkUnavailable(f"{text}{self._log.tail()}") from None
+            raise FrameworkUnavailable(f"{text}{self._said()}") from None
         finally:
             probe.close()
         if not isinstance(hello, dict) or "refused" in hello:
@@ -164,7 +167,7 @@ class Worker:
             timeout = max(self.timeout, START_S * patient)
             self._log.mark()
             try:
-                answer = self._ask(do, keywords, timeout)
+                answer = self._ask(do, keywords, start + timeout)
                 result = self._result(answer, task)
             except execnet.gateway_base.TimeoutError:  # before OSError, which it is, too
                 raise self._hung(task, timeout) from None
@@ -180,7 +183,7 @@ class Worker:
                 self.seconds_waited += self.used - start
             return result
 
-    def _ask(self, do: str, keywords: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+    def _ask(self, do: str, keywords: Mapping[str, Any], end: float) -> dict[str, Any]:
         self._number += 1
         dropped, self._dropped = self._dropped, []
         self._channel.send(
@@ -194,14 +197,13 @@ class Worker:
                 "gone": self._sender.gone(),
             }
         )
-        answer = self._receive(timeout)
+        answer = self._receive(end)
         if not isinstance(answer, dict) or answer.get("id") != self._number:
             raise WireError(f"expected the answer to request {self._number}, got {answer!r:.200}")
         return answer
 
-    def _receive(self, timeout: float) -> Any:
+    def _receive(self, end: float) -> Any:
         """The next message, with an eye on how much the worker prints."""
-        end = time.monotonic() + timeout
         while True:
             left = end - time.monotonic()
             try:
@@ -249,9 +251,13 @@ class Worker:
     def _post_mortem(self, task: Task, found: str) -> WorkerDied:
         self.kill()
         about = str(task.about)
-        text = f"the worker {self.name!r} ({self.spec}) {found}{self._log.tail()}"
+        text = f"the worker {self.name!r} ({self.spec}) {found}{self._said()}"
         text += f"\n{about}" if about else ""
         return WorkerDied(task.role, task.stage, text)
+
+    def _said(self) -> str:
+        """Its last lines for a message; what another host's wrote stays there."""
+        return self._log.tail() if self.spec.own_process else ""
 
     def _ending(self) -> str | None:
         """How the process ended, in words; None if it has not, or cannot be known."""
@@ -260,6 +266,8 @@ class Worker:
             return None
         with contextlib.suppress(Exception):
             popen.wait(timeout=ENDING_S)
+        if not self.spec.own_process and popen.returncode == SSH_LOST:
+            return "is gone (ssh: the connection ended, or a signal killed it)"
         return None if popen.returncode is None else ending(popen.returncode)
 
     def _popen(self) -> Any:

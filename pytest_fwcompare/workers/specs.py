@@ -33,6 +33,14 @@ class Spec:
         return self.text.split("//")[0] == "popen"
 
     @property
+    def ends_with_us(self) -> bool:
+        """True if the worker is a process for this one alone, here or behind ssh.
+
+        The process behind a socket is a server of others, too.
+        """
+        return self.own_process or "ssh=" in self.text.split("//")[0]
+
+    @property
     def python(self) -> str | None:
         """The interpreter's command, where the specification has one."""
         found = [part for part in self.text.split("//") if part.startswith("python=")]

@@ -121,7 +121,8 @@ def test_models_that_cannot_cross_are_told_what_to_do(pytester):
         def test_inner(fwcompare_port):
             def inner():
                 return torch.nn.Linear(3, 2)
-            fwcompare_port(inner, inner, inputs={"x": TensorSpec(("batch", 3))})
+            made = fwcompare_port(inner, inner, inputs={"x": TensorSpec(("batch", 3))})
+            print(*made.notices)
         """
     )
     found = run(pytester, "--fwcompare-isolate=framework")
@@ -129,7 +130,7 @@ def test_models_that_cannot_cross_are_told_what_to_do(pytester):
     text = flat(found)
     assert "reference: --fwcompare-isolate=framework runs every model in a worker, but" in text
     assert "define it at the top of its module (no lambda, no function inside" in text
-    found = run(pytester, "--fwcompare-isolate=crash")
+    found = run(pytester, "--fwcompare-isolate=crash", "-rA")
     found.assert_outcomes(passed=2)
     assert "reference: not tried in a worker (--fwcompare-isolate=crash) before it" in flat(found)
 
