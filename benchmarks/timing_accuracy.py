@@ -3,10 +3,12 @@
 On five described networks the plugin's median of a forward call is held against
 `torch.utils.benchmark.Timer.blocked_autorange`, and, in TensorFlow, Keras and JAX, against a loop
 that calls the same model, waits for its result and reads the clock. Both take turns, in an order
-drawn anew each round, in one process, so that a busy machine disturbs both alike; what counts is
-the median of the rounds' ratios, with its 95 % interval by order statistics.
+drawn anew and then back, in one process, so that a busy machine disturbs both alike; what counts
+is the median of the rounds' ratios, with its 95 % interval by order statistics. The clock is that
+of the wall or of the processor; the latter does not see that others had it in between.
 
     python benchmarks/timing_accuracy.py [--rounds 40] [--frameworks torch,jax] [--modes eager]
+        [--clock processor] [--write timing_accuracy]
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from tables import Table
 
 from pytest_fwcompare.backends import registry
 from pytest_fwcompare.backends.base import Argument
@@ -27,6 +30,7 @@ from pytest_fwcompare.networks import Network, zoo
 from pytest_fwcompare.records import Ratio
 from pytest_fwcompare.running.points import arguments
 from pytest_fwcompare.sides import InFramework, open_side
+from pytest_fwcompare.timing.clocks import Clock
 from pytest_fwcompare.timing.rounds import measure, ratio
 from pytest_fwcompare.timing.sides import timed_example
 
@@ -34,7 +38,10 @@ GOAL = 0.05
 SLICE_S = 0.03
 """Seconds that either clock measures a round: short, so that both see the same machine."""
 
-WARM_UP = 5
+CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "processor": time.process_time}
+
+Clocked = Callable[[], float]
+"""Measures for about `SLICE_S` and gives the seconds of a call."""
 
 NETWORKS: dict[str, Callable[[], Network]] = {
     "lenet": lambda: zoo.lenet(size=28),
@@ -45,7 +52,7 @@ NETWORKS: dict[str, Callable[[], Network]] = {
 }
 
 
-def by_torch(model: Any, given: list[Argument], mode: str) -> Callable[[], float]:
+def by_torch(model: Any, given: list[Argument], mode: str, clock: Clock) -> Clocked:
     import torch
     from torch.utils.benchmark import Timer
 
@@ -55,6 +62,7 @@ def by_torch(model: Any, given: list[Argument], mode: str) -> Callable[[], float
     timer = Timer(
         "with torch.no_grad(): model(*tensors, **named)",
         globals={"torch": torch, "model": called, "tensors": tensors, "named": named},
+        timer=clock,
         num_threads=torch.get_num_threads(),
     )
     return lambda: float(timer.blocked_autorange(min_run_time=SLICE_S).median)
@@ -63,59 +71,57 @@ def by_torch(model: Any, given: list[Argument], mode: str) -> Callable[[], float
 COMPILERS = {"graph": "aot_eager", "compiled": "inductor"}
 
 
-def by_loop(call: Callable[[], Any], wait: Callable[[Any], None]) -> Callable[[], float]:
+def by_loop(call: Callable[[], Any], wait: Callable[[Any], None], clock: Clock) -> Clocked:
     """The median of a loop that waits for each result before it reads the clock."""
 
     def run() -> float:
         taken, spent = [], 0.0
         while spent < SLICE_S:
-            start = time.perf_counter()
+            start = clock()
             wait(call())
-            taken.append(time.perf_counter() - start)
+            taken.append(clock() - start)
             spent += taken[-1]
         return statistics.median(taken)
 
     return run
 
 
-def by_tensorflow(model: Any, given: list[Argument], mode: str) -> Callable[[], float]:
+def done(result: Any) -> None:
+    """On a CPU TensorFlow's eager calls and functions return when they are done."""
+
+
+def by_tensorflow(model: Any, given: list[Argument], mode: str, clock: Clock) -> Clocked:
     import tensorflow as tf
 
     tensors = [tf.constant(a.value) for a in given if not a.keyword]
     named = {a.name: tf.constant(a.value) for a in given if a.keyword}
-    called = model
-    if mode != "eager":
-        # Not of the module itself, whose many arguments cost a call more than its small graphs.
-        called = tf.function(
-            lambda *values: model(*values, **named),
-            jit_compile=mode == "compiled",
-            autograph=False,
-        )
-        return by_loop(lambda: called(*tensors), lambda result: None)
-
-    def wait(result: Any) -> None:
-        """On a CPU TensorFlow's eager calls and functions return when they are done."""
-
-    return by_loop(lambda: called(*tensors, **named), wait)
+    if mode == "eager":
+        return by_loop(lambda: model(*tensors, **named), done, clock)
+    # Not of the module itself, whose many arguments cost a call more than its small graphs.
+    called = tf.function(
+        lambda *values: model(*values, **named),
+        jit_compile=mode == "compiled",
+        autograph=False,
+    )
+    return by_loop(lambda: called(*tensors), done, clock)
 
 
-def by_keras(model: Any, given: list[Argument], mode: str) -> Callable[[], float]:
+def by_keras(model: Any, given: list[Argument], mode: str, clock: Clock) -> Clocked:
     import tensorflow as tf
 
     values = [tf.constant(a.value) for a in given]
-    called = model
-    if mode != "eager":
-        called = tf.function(
-            lambda *parts: model(parts[0] if len(parts) == 1 else list(parts)),
-            jit_compile=mode == "compiled",
-            autograph=False,
-        )
-        return by_loop(lambda: called(*values), lambda result: None)
     passed: Any = values[0] if len(values) == 1 else values
-    return by_loop(lambda: called(passed), lambda result: None)
+    if mode == "eager":
+        return by_loop(lambda: model(passed), done, clock)
+    called = tf.function(
+        lambda *parts: model(parts[0] if len(parts) == 1 else list(parts)),
+        jit_compile=mode == "compiled",
+        autograph=False,
+    )
+    return by_loop(lambda: called(*values), done, clock)
 
 
-def by_jax(model: Any, given: list[Argument], mode: str) -> Callable[[], float]:
+def by_jax(model: Any, given: list[Argument], mode: str, clock: Clock) -> Clocked:
     import jax
 
     arrays = [jax.numpy.asarray(a.value) for a in given if not a.keyword]
@@ -126,7 +132,7 @@ def by_jax(model: Any, given: list[Argument], mode: str) -> Callable[[], float]:
 
     called = run if mode == "eager" else jax.jit(run)
     return by_loop(
-        lambda: called(model.params, model.buffers, arrays, named), jax.block_until_ready
+        lambda: called(model.params, model.buffers, arrays, named), jax.block_until_ready, clock
     )
 
 
@@ -138,11 +144,16 @@ OTHERS = {
 }
 
 
-def as_float32(value: np.ndarray) -> np.ndarray:
-    return value.astype("float32") if value.dtype.kind == "f" else value
+def narrowed(value: np.ndarray, name: str) -> np.ndarray:
+    """Values as both clocks' calls are given them: short integers where a framework has them."""
+    if value.dtype.kind == "f":
+        return value.astype("float32")
+    return value.astype("int32") if value.dtype == "int64" and name != "torch" else value
 
 
-def compared(network: Network, name: str, mode: str, rounds: int) -> tuple[Ratio, float]:
+def compared(
+    network: Network, name: str, mode: str, rounds: int, clock: Clock
+) -> tuple[Ratio, float]:
     """Our time over the other clock's, and our median in seconds."""
     planned = plan(network.inputs, ("given",), 0)
     values = planned.arrays(timed_example(planned))
@@ -150,28 +161,26 @@ def compared(network: Network, name: str, mode: str, rounds: int) -> tuple[Ratio
         InFramework(network, name), "port", dtype="float32", device="cpu", mode=mode
     )
     given = [
-        Argument(a.name, as_float32(a.value), a.keyword)
+        Argument(a.name, narrowed(a.value, name), a.keyword)
         for a in arguments(planned, opened, "reference", values)
     ]
     native = opened.side.model
     with opened.side as side:
         stopwatch = side.stopwatch(given, None)
-        theirs = OTHERS[name](native, given, mode)
 
         def ours() -> float:
-            found = measure({name: stopwatch}, budget_s=SLICE_S)[name]
+            found = measure({name: stopwatch}, budget_s=SLICE_S, clock=clock)[name]
             return statistics.median(found.forward)
 
-        for _ in range(WARM_UP):
-            with stopwatch.settings():
-                stopwatch.forward()
-        theirs()
+        clocks = {"ours": ours, "theirs": OTHERS[name](native, given, mode, clock)}
+        for read in clocks.values():  # the first time, both trace and compile
+            read()
         taken: dict[str, list[float]] = {"ours": [], "theirs": []}
-        clocks = [("ours", ours), ("theirs", theirs)]
-        for _ in range(rounds):
-            random.shuffle(clocks)
-            for key, clock in clocks:
-                taken[key].append(clock())
+        order = list(clocks)
+        for turn in range(rounds):
+            random.shuffle(order) if turn % 2 == 0 else order.reverse()
+            for key in order:
+                taken[key].append(clocks[key]())
     return ratio(taken["ours"], taken["theirs"]), statistics.median(taken["ours"])
 
 
@@ -181,30 +190,35 @@ def main() -> None:
     parser.add_argument("--frameworks", default=",".join(OTHERS))
     parser.add_argument("--modes", default="eager,graph")
     parser.add_argument("--networks", default=",".join(NETWORKS))
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--write", metavar="NAME", help="a file of results/, without .md")
     options = parser.parse_args()
     random.seed(0)
+    asked = options.frameworks.split(",")
+    names = [name for name in asked if registry.backend(name).unavailable() is None]
+    facts = f"{options.clock} clock, {options.rounds} rounds"
+    table = Table("Our forward times over those of other clocks", names, facts)
+    columns = ("network", "framework", "mode", "ours", "ours / theirs", "95 % interval")
+    table.head(columns, right=("ours", "ours / theirs"))
     found = []
-    print("| network | framework | mode | ours | ours / theirs | 95 % interval |")
-    print("| --- | --- | --- | ---: | ---: | --- |")
-    for name in options.frameworks.split(","):
-        if reason := registry.backend(name).unavailable():
-            print(f"| | {name} | | | | {reason} |")
-            continue
+    for name in names:
         for mode in options.modes.split(","):
             for key in options.networks.split(","):
-                apart, seconds = compared(NETWORKS[key](), name, mode, options.rounds)
-                found.append(apart.median)
-                print(
-                    f"| {key} | {name} | {mode} | {1e6 * seconds:,.0f} us | {apart.median:.3f} | "
-                    f"{apart.low:.3f} to {apart.high:.3f} |",
-                    flush=True,
+                apart, seconds = compared(
+                    NETWORKS[key](), name, mode, options.rounds, CLOCKS[options.clock]
                 )
+                found.append(apart.median)
+                spread = f"{apart.low:.3f} to {apart.high:.3f}"
+                table.row(key, name, mode, f"{1e6 * seconds:,.0f} us", f"{found[-1]:.3f}", spread)
     within = sum(abs(value - 1) <= GOAL for value in found)
     farthest = max(found, key=lambda value: abs(value - 1))
-    print(
-        f"\n{within} of {len(found)} medians within {GOAL:.0%}; the median is "
-        f"{statistics.median(found):.3f}, the farthest {farthest:.3f}"
+    table.say(
+        "",
+        f"{within} of {len(found)} medians within {GOAL:.0%}; the median is "
+        f"{statistics.median(found):.3f}, the farthest {farthest:.3f}",
     )
+    if options.write:
+        table.write(options.write)
 
 
 if __name__ == "__main__":

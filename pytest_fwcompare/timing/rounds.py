@@ -21,6 +21,16 @@ BUDGET_S = 0.3
 SLOT_S = 0.01
 """Seconds one framework measures before the next one's turn."""
 
+SETTLING_CALLS, SETTLING_S = 8, 0.02
+"""Calls before the first reading of a turn: so many, unless they take longer than that.
+
+The turn before left other code and other data in the processor's caches: a first call takes two
+to four times as long, and about eight pass until the difference is gone.
+"""
+
+LONG_S = 0.1
+"""A call that takes longer does not notice what it finds in the caches: milliseconds at most."""
+
 LEAST_ROUNDS, MOST_ROUNDS = 6, 200
 """With fewer than six the extremes themselves are no 95 % interval of a median."""
 
@@ -97,8 +107,9 @@ def measure(
     """Time several frameworks fairly.
 
     First calls are timed apart and calls are warmed up. Then rounds follow, in each of which every
-    framework has a slot, in an order drawn anew, until all quartiles are tight or the budget is
-    spent. Within a slot short calls are repeated; every call's duration is kept.
+    framework has a slot, in an order drawn anew and then back, until all quartiles are tight or
+    the budget is spent. A slot starts with calls that are not counted, until the caches are its
+    own again; then short calls are repeated, and every call's duration is kept.
 
     Args:
         stopwatches: by framework; each call returns when its work is done.
@@ -112,15 +123,16 @@ def measure(
     made = {name: Durations() for name in stopwatches}
     least = UNITS_A_READING * resolution(clock)
     groups = {}
-    for name, stopwatch in stopwatches.items():
-        with stopwatch.settings():
-            made[name].first_call_s = _time(stopwatch.forward, clock)
-            groups[name] = _warm_up(stopwatch, least, clock)
-    order, shuffle = list(stopwatches), random.Random(seed).shuffle
-    end = clock() + budget_s * len(order)
     with _collector_off():
+        for name, stopwatch in stopwatches.items():
+            with stopwatch.settings():
+                made[name].first_call_s = _time(stopwatch.forward, clock)
+                groups[name] = _warm_up(stopwatch, least, clock)
+        order, shuffle = list(stopwatches), random.Random(seed).shuffle
+        end = clock() + budget_s * len(order)
         for rounds in range(1, MOST_ROUNDS + 1):
-            shuffle(order)
+            # There and back: what gets slower from slot to slot favours nobody in two rounds.
+            shuffle(order) if rounds % 2 else order.reverse()
             for name in order:
                 with stopwatches[name].settings():
                     _slot(stopwatches[name], made[name], groups[name], clock)
@@ -210,32 +222,40 @@ def _time(call: Call, clock: Clock) -> float:
 
 def _warm_up(stopwatch: Stopwatch, least: float, clock: Clock) -> int:
     """Run each call until it has settled; the number of calls that one reading must span."""
-    fastest = float("inf")
-    for call in (stopwatch.forward, stopwatch.forward_backward, stopwatch.backward):
-        if call is None:
-            continue
-        spent = 0.0
-        for _ in range(10):
-            taken = _time(call, clock)
-            fastest, spent = min(fastest, taken), spent + taken
-            if spent > 2 * SLOT_S:
-                break
+    calls = (stopwatch.forward, stopwatch.forward_backward, stopwatch.backward)
+    fastest = min(_settle(call, clock) for call in calls if call is not None)
     return max(1, round(least / fastest)) if fastest > 0 else 1000
+
+
+def _settle(call: Call, clock: Clock) -> float:
+    """Run a call until the processor's caches are its own; the shortest time it took."""
+    fastest, spent = float("inf"), 0.0
+    for _ in range(SETTLING_CALLS):
+        taken = _time(call, clock)
+        fastest, spent = min(fastest, taken), spent + taken
+        if spent > SETTLING_S:
+            break
+    return fastest
 
 
 def _slot(stopwatch: Stopwatch, durations: Durations, group: int, clock: Clock) -> None:
     """One framework's turn: forward calls, then backward ones, for about `SLOT_S` each."""
-    forward = list(_readings(stopwatch.forward, group, clock))
+    is_long = bool(durations.forward) and durations.forward[-1] > LONG_S
+
+    def readings(call: Call) -> list[float]:
+        if not is_long:
+            _settle(call, clock)
+        return list(_readings(call, group, clock))
+
+    forward = readings(stopwatch.forward)
     durations.forward += forward
     ahead = statistics.median(forward)
     backward: list[float] = []
     if stopwatch.backward is not None:
-        backward = list(_readings(stopwatch.backward, group, clock))
+        backward = readings(stopwatch.backward)
     elif stopwatch.forward_backward is not None:
         # Of one turn, so that the machine was the same; noise must not make time negative.
-        backward = [
-            max(both - ahead, 0.0) for both in _readings(stopwatch.forward_backward, group, clock)
-        ]
+        backward = [max(both - ahead, 0.0) for both in readings(stopwatch.forward_backward)]
     durations.backward += backward
     durations.rounds.append(ahead + (statistics.median(backward) if backward else 0.0))
 

@@ -363,14 +363,11 @@ class JaxSide(Side):
     ) -> Stopwatch:
         with self.errors("forward"), self.context("working"):
             call = self.given(arguments, "working")
-            plain = self._program("working", False, False, timed=True)
+            queue = self._bare(*call)
             differentiated = self._program("working", False, True, timed=True)
 
-        def queue() -> None:
-            plain(*call)
-
         def forward() -> None:
-            jax.block_until_ready(plain(*call)[0])
+            jax.block_until_ready(queue())
 
         def settings() -> contextlib.AbstractContextManager[None]:
             return self.context("working")
@@ -389,6 +386,24 @@ class JaxSide(Side):
             jax.block_until_ready(self.pull(first.pulled, pulled, "working"))
 
         return Stopwatch(forward, forward_backward, backward, settings, queue)
+
+    def _bare(
+        self, trained: Values, floats: Values, fixed: Values, call: Call
+    ) -> Callable[[], Any]:
+        """The call that is timed: what a user of the model writes, with nothing of ours in it."""
+        inputs, keywords = call.filled(floats)
+        values = {**fixed, **trained}
+        if self.mode == "eager" and not self.format.mixed:
+            return partial(self.twin.bound(values), *inputs, **keywords)
+        function = self.function(False)
+        if self.format.mixed:
+            function = mixed(function, self.format.computed, self._trained)
+
+        def run(values: Values, inputs: Sequence[Any], keywords: Values) -> list[Any]:
+            return function(values, inputs, keywords)[0].arrays
+
+        # A dictionary of arrays goes in and a list comes out: trees that JAX itself takes apart.
+        return partial(run if self.mode == "eager" else jax.jit(run), values, inputs, keywords)
 
     def pull(self, pull: Any, cotangents: Any, precision: Precision) -> Any:
         """The backward pass of a forward pass."""

@@ -8,6 +8,7 @@ import dataclasses
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -113,6 +114,14 @@ class Twin(ABC):
         self, values: Values, arguments: Sequence[Any], keywords: Values, training: bool
     ) -> tuple[Any, Values]:
         """Output and the arrays that the call changed, computed from `values` alone."""
+
+    def bound(self, values: Values) -> Callable[..., Any]:
+        """The model with these arrays in their places, called in inference as by its user."""
+
+        def run(*arguments: Any, **keywords: Any) -> Any:
+            return self.call(values, arguments, keywords, False)[0]
+
+        return run
 
     def structure(self) -> Any:
         """What the function depends on besides arrays; another value means: trace again."""
@@ -284,17 +293,18 @@ class TreeTwin(Twin):
                 return False
         return True
 
-    def call(
-        self, values: Values, arguments: Sequence[Any], keywords: Values, training: bool
-    ) -> tuple[Any, Values]:
+    def bound(self, values: Values) -> Callable[..., Any]:
         flat, structure = self._flat()
         leaves = [values.get(path_name(path), leaf) for path, leaf in flat]
         tree = jax.tree_util.tree_unflatten(structure, leaves)
         if self.started is not None:
             self.started(tree)
-        if self.function is None:
-            return tree(*arguments, **keywords), {}
-        return self.function(tree, *arguments, **keywords), {}
+        return tree if self.function is None else partial(self.function, tree)
+
+    def call(
+        self, values: Values, arguments: Sequence[Any], keywords: Values, training: bool
+    ) -> tuple[Any, Values]:
+        return self.bound(values)(*arguments, **keywords), {}
 
 
 class EquinoxTwin(TreeTwin):
@@ -384,6 +394,10 @@ class NetworkTwin(Twin):
             for tree in (self.model.params, self.model.buffers)
         )
         return params, buffers
+
+    def bound(self, values: Values) -> Callable[..., Any]:
+        params, buffers = self._trees(values)
+        return partial(self.model.apply, params, buffers=buffers)
 
     def write(self, values: Mapping[str, Any]) -> None:
         self.model.params, self.model.buffers = self._trees(values)

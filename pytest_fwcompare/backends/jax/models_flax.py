@@ -6,6 +6,7 @@ import contextlib
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -93,6 +94,14 @@ class NnxTwin(Twin):
         _, flat, structure = self._split()
         leaves = [values.get(name, leaf) for name, leaf in flat]
         nnx.update(self.model, jax.tree_util.tree_unflatten(structure, leaves))
+
+    def bound(self, values: Values) -> Callable[..., Any]:
+        graph, flat, structure = self._split()
+        leaves = [values.get(name, leaf) for name, leaf in flat]
+        model: Callable[..., Any] = nnx.merge(
+            graph, jax.tree_util.tree_unflatten(structure, leaves)
+        )
+        return model
 
     def call(
         self, values: Values, arguments: Sequence[Any], keywords: Values, training: bool
@@ -186,24 +195,31 @@ class LinenTwin(Twin):
         structure = jax.tree_util.tree_structure(self.variables)
         return jax.tree_util.tree_unflatten(structure, leaves)
 
+    def _flags(self, training: bool) -> dict[str, bool]:
+        """Arguments that tell the module its mode."""
+        known = inspect.signature(type(self.module).__call__).parameters
+        return {
+            flag: value if training else not value
+            for flag, value in TRAINING_FLAGS.items()
+            if flag in known
+        }
+
+    def bound(self, values: Values) -> Callable[..., Any]:
+        return partial(self.module.apply, self._with(values), **self._flags(training=False))
+
     def call(
         self, values: Values, arguments: Sequence[Any], keywords: Values, training: bool
     ) -> tuple[Any, Values]:
-        flags = {
-            flag: value if training else not value
-            for flag, value in TRAINING_FLAGS.items()
-            if flag in inspect.signature(type(self.module).__call__).parameters
-            and flag not in keywords
-        }
-        variables = self._with(values)
         if not training:
-            return self.module.apply(variables, *arguments, **flags, **keywords), {}
+            return self.bound(values)(*arguments, **keywords), {}
+        flags = {**self._flags(training), **keywords}
+        variables = self._with(values)
         mutable = [name for name in variables if name != "params"]
         draws = values[STREAM]
         # Whatever a module calls its stream, it falls back to the one of "params".
         rngs = {"params": jax.random.fold_in(jax.random.key(0), draws)}
         output, state = self.module.apply(
-            variables, *arguments, mutable=mutable, rngs=rngs, **flags, **keywords
+            variables, *arguments, mutable=mutable, rngs=rngs, **flags
         )
         merged = LinenTwin(self.module, {**variables, **state})
         after = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from pytest_fwcompare.backends.base import HYPERPARAMETERS, Argument
-from pytest_fwcompare.backends.keras.calling import call_model, is_flat_dict, keys_of
+from pytest_fwcompare.backends.keras.calling import bound_call, is_flat_dict, keys_of
 from pytest_fwcompare.backends.layer_trees import all_layers
 from pytest_fwcompare.backends.tensorflow.layers_tree import layer_owned, layer_scopes
 from pytest_fwcompare.backends.tensorflow.record import Scopes
@@ -99,11 +99,13 @@ class KerasSide(TensorFlowSide):
             return [structure[name] for name in keys_of(structure, names)]
         return list(keras.tree.flatten(structure))
 
-    def call(self, arguments: Sequence[Argument], tensors: Sequence[Any], training: bool) -> Any:
+    def bound(
+        self, arguments: Sequence[Argument], tensors: Sequence[Any], training: bool
+    ) -> Callable[[], Any]:
         """Several inputs of a functional model go in by the structure it was made with."""
         names = [a.name for a in arguments]
         keywords = [a.keyword for a in arguments]
-        return call_model(self.model, names, keywords, tensors, training)
+        return bound_call(self.model, names, keywords, tensors, training)
 
     def hyperparameters(self) -> dict[str, float]:
         """Of every layer, by its path."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -26,14 +27,14 @@ def keys_of(structure: Any, names: Sequence[str]) -> list[str]:
     return list(names) if set(names) == set(structure) else list(structure)
 
 
-def call_model(
+def bound_call(
     model: Any,
     names: Sequence[str],
     keywords: Sequence[bool],
     tensors: Sequence[Any],
     training: bool,
-) -> Any:
-    """Call a model; several inputs of a functional one go in by the structure it was made with.
+) -> Callable[[], Any]:
+    """A model's call; several inputs of a functional one go in by the structure it was made with.
 
     Args:
         model: a Keras model or layer.
@@ -53,7 +54,7 @@ def call_model(
         positional, named = [keras.tree.pack_sequence_as(structure, list(tensors))], {}
     if training:
         # A model whose `call` has no such argument hands it on to the layers inside.
-        return model(*positional, training=True, **named)
+        return partial(model, *positional, training=True, **named)
     # Inference is the plain call that a user makes: training=False would switch off a
     # dropout that was left on inside, which is what such a model gets wrong.
-    return model(*positional, **named)
+    return partial(model, *positional, **named)

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from pytest_fwcompare.backends.base import Argument, Parameter
-from pytest_fwcompare.backends.keras.calling import call_model
+from pytest_fwcompare.backends.keras.calling import bound_call
 from pytest_fwcompare.backends.layer_trees import all_layers, weight_facts
 from pytest_fwcompare.errors import ModelError
 
@@ -77,7 +77,7 @@ class StatelessModel:
             for a in arguments
         ]
         self.expect(arguments)
-        call_model(self.model, *self._order, values, False)
+        bound_call(self.model, *self._order, values, False)()
         self._list()
         return True
 
@@ -110,7 +110,8 @@ class StatelessModel:
         # Its constructor would cast to the variables' dtype, which a shadow must not.
         scope.state_mapping.update({id(variables[name]): value for name, value in values.items()})
         with scope:
-            output = call_model(self.model, *self._order, [*positional, *named.values()], training)
+            tensors = [*positional, *named.values()]
+            output = bound_call(self.model, *self._order, tensors, training)()
         self.model._clear_losses()
         changed = {
             name: now

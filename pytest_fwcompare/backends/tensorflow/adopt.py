@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -163,6 +163,14 @@ def accepts(function: Any, keyword: str) -> bool:
         return False
 
 
+def split(
+    arguments: Sequence[Argument], tensors: Sequence[Any]
+) -> tuple[list[Any], dict[str, Any]]:
+    """Tensors that are passed by position, and those passed by name."""
+    given = list(zip(arguments, tensors, strict=True))
+    return [t for a, t in given if not a.keyword], {a.name: t for a, t in given if a.keyword}
+
+
 class ModuleSide(TensorFlowSide):
     """A `tf.Module` or a loaded SavedModel."""
 
@@ -204,15 +212,16 @@ class ModuleSide(TensorFlowSide):
         with marked(self.model) as self._marks:
             yield
 
-    def call(self, arguments: Sequence[Argument], tensors: Sequence[Any], training: bool) -> Any:
+    def bound(
+        self, arguments: Sequence[Argument], tensors: Sequence[Any], training: bool
+    ) -> Callable[[], Any]:
         """`training` is passed if the signature takes it."""
         if not callable(self.model):
-            return self._signature(arguments, tensors)
-        positional = [t for a, t in zip(arguments, tensors, strict=True) if not a.keyword]
-        named = {a.name: t for a, t in zip(arguments, tensors, strict=True) if a.keyword}
+            return partial(self._signature, arguments, tensors)
+        positional, named = split(arguments, tensors)
         if takes_mode(type(self.model).__call__, training):
             named["training"] = training
-        return self.model(*positional, **named)
+        return partial(self.model, *positional, **named)
 
     def _signature(self, arguments: Sequence[Argument], tensors: Sequence[Any]) -> Any:
         """The serving signature of a SavedModel that cannot be called itself."""
@@ -252,14 +261,7 @@ class FunctionSide(TensorFlowSide):
         if self._found or not hasattr(self.model, "get_concrete_function"):
             return
         with self.explained("forward"):
-            positional = [
-                t for a, t in zip(arguments, self.tensors(arguments), strict=True) if not a.keyword
-            ]
-            named = {
-                a.name: t
-                for a, t in zip(arguments, self.tensors(arguments), strict=True)
-                if a.keyword
-            }
+            positional, named = split(arguments, self.tensors(arguments))
             concrete = self.model.get_concrete_function(*positional, **named)
         self._found = tuple(concrete.graph.variables)
         self._owned = None
@@ -275,15 +277,16 @@ class FunctionSide(TensorFlowSide):
         """By the variables' own names."""
         return module_owned(iter(()), self.all_variables())
 
-    def call(self, arguments: Sequence[Argument], tensors: Sequence[Any], training: bool) -> Any:
+    def bound(
+        self, arguments: Sequence[Argument], tensors: Sequence[Any], training: bool
+    ) -> Callable[[], Any]:
         """Positional, or by the signature of a concrete function."""
         if not hasattr(self.model, "get_concrete_function"):
-            return call_signature(self.model, arguments, tensors)
-        positional = [t for a, t in zip(arguments, tensors, strict=True) if not a.keyword]
-        named = {a.name: t for a, t in zip(arguments, tensors, strict=True) if a.keyword}
+            return partial(call_signature, self.model, arguments, tensors)
+        positional, named = split(arguments, tensors)
         if takes_mode(self.model.python_function, training):
             named["training"] = training
-        return self.model(*positional, **named)
+        return partial(self.model, *positional, **named)
 
 
 class LegacyKerasSide(TensorFlowSide):
@@ -317,12 +320,13 @@ class LegacyKerasSide(TensorFlowSide):
             self._owned = None
             self.entries()
 
-    def call(self, arguments: Sequence[Argument], tensors: Sequence[Any], training: bool) -> Any:
+    def bound(
+        self, arguments: Sequence[Argument], tensors: Sequence[Any], training: bool
+    ) -> Callable[[], Any]:
         """Several inputs of a functional model go in as one list."""
-        positional = [t for a, t in zip(arguments, tensors, strict=True) if not a.keyword]
-        named = {a.name: t for a, t in zip(arguments, tensors, strict=True) if a.keyword}
+        positional, named = split(arguments, tensors)
         if takes_mode(self.model.call, training):
             named["training"] = training
         if getattr(self.model, "_is_graph_network", False) and len(positional) > 1:
-            return self.model(positional, **named)
-        return self.model(*positional, **named)
+            return partial(self.model, positional, **named)
+        return partial(self.model, *positional, **named)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -81,9 +81,15 @@ class TensorFlowSide(Side):
         """Every variable of the model, counters and seeds included."""
         raise NotImplementedError
 
+    def bound(
+        self, arguments: Sequence[Argument], tensors: Sequence[Any], training: bool
+    ) -> Callable[[], Any]:
+        """The model's call on tensors that stand for the arguments, as its user writes it."""
+        raise NotImplementedError
+
     def call(self, arguments: Sequence[Argument], tensors: Sequence[Any], training: bool) -> Any:
         """Call the model on tensors that stand for the arguments."""
-        raise NotImplementedError
+        return self.bound(arguments, tensors, training)()
 
     def integer(self, argument: Argument) -> tf.DType:
         """The dtype in which an integer input is handed to the model."""

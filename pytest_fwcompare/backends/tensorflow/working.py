@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
 import tensorflow as tf
@@ -55,9 +56,19 @@ class Working:
 
     def in_mode(self, arguments: Sequence[Argument], training: bool) -> Call:
         """The program itself in eager mode, else a function of TensorFlow."""
+        if self._side.mode == "eager":
+            return self.program(arguments, training)
+        compiled, skipped = self._function(arguments, training)
+
+        def run(tensors: Sequence[Any]) -> tuple[dict[str, Any], dict[str, str]]:
+            outputs = compiled(*tensors)
+            return {name[5:]: outputs[name] for name in sorted(outputs)}, dict(skipped)
+
+        return run
+
+    def _function(self, arguments: Sequence[Argument], training: bool) -> tuple[Any, Any]:
+        """A function with numbered outputs, and what its last trace skipped."""
         side, call = self._side, self.program(arguments, training)
-        if side.mode == "eager":
-            return call
         key = (training, current() is None, tuple((a.name, a.keyword) for a in arguments))
         if key not in self._functions:
             skipped: dict[str, str] = {}
@@ -74,13 +85,7 @@ class Working:
                 program, jit_compile=side.mode == "compiled", autograph=side.autograph()
             )
             self._functions[key] = (compiled, skipped)
-        compiled, skipped = self._functions[key]
-
-        def run(tensors: Sequence[Any]) -> tuple[dict[str, Any], dict[str, str]]:
-            outputs = compiled(*tensors)
-            return {name[5:]: outputs[name] for name in sorted(outputs)}, dict(skipped)
-
-        return run
+        return self._functions[key]  # type: ignore[no-any-return]
 
     def forward(self, arguments: Sequence[Argument], training: bool, gradients: bool) -> Pass:
         """One pass; in training mode the model's state is put back afterwards."""
@@ -114,16 +119,17 @@ class Working:
             given = {name: tf.constant(value) for name, value in (cotangents or {}).items()}
         watched = [*(t for t in tensors if t.dtype.is_floating)]
 
-        on_gpu = "GPU" in side.device
+        # Everything that a call needs is put together here, so that no call pays for it.
+        bare = side.bound(arguments, tensors, False)
+        if side.mode != "eager":
+            bare = partial(self._function(arguments, False)[0], *tensors)
+
+        def queue() -> None:
+            bare()
 
         def forward() -> None:
-            # On a CPU both eager calls and functions return when they are done.
-            if side.mode == "eager":
-                side.call(arguments, tensors, False)
-            else:
-                call(tensors)
-            if on_gpu:
-                tf.test.experimental.sync_devices()
+            bare()
+            tf.test.experimental.sync_devices()
 
         def forward_backward() -> None:
             with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -134,8 +140,11 @@ class Working:
             found = tape.gradient(chosen, [*watched, *trainable], seeds)
             synchronise([g for g in found if g is not None])
 
+        # On a CPU both eager calls and functions return when they are done.
+        on_gpu = "GPU" in side.device
         return Stopwatch(
-            forward,
+            forward if on_gpu else queue,
             forward_backward if cotangents is not None else None,
             settings=side.placed,
+            queue=queue if on_gpu else None,
         )
