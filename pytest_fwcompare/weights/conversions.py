@@ -41,7 +41,7 @@ def conversions(reference: Slot, port: Slot) -> tuple[tuple[Transform, str], ...
         and reference.native == port.native
         and role_word(reference.parameter) == role_word(port.parameter)
     ):
-        found.insert(0, (Identity(), UNDOCUMENTED))
+        found = [(Identity(), UNDOCUMENTED), *(o for o in found if o[0] != Identity())]
     for option in _permutations(reference, port):
         if all(option[0] != known for known, _ in found):
             found.append(option)

@@ -123,6 +123,16 @@ def test_nested_functions_are_inlined():
     assert shadow.outputs["output"].shape == (3, 4)
 
 
+def test_a_function_whose_results_wait_for_the_gradients_of_its_loop():
+    @tf.function
+    def inner(x, w):
+        for _ in tf.range(tf.shape(x)[0]):
+            x = tf.tanh(x @ w)
+        return x
+
+    assert_same(lambda m, x: inner(x, m.w), X, w=W)
+
+
 def test_custom_gradient_that_closes_over_tensors():
     @tf.custom_gradient
     def halved(x):

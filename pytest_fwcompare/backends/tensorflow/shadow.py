@@ -416,11 +416,16 @@ def unique(names: Sequence[str]) -> list[str]:
 
 
 def descendants(nodes: Mapping[str, Any], start: set[str]) -> set[str]:
-    """Nodes that depend on the start nodes, those included."""
+    """Nodes whose values depend on those of the start nodes, those included.
+
+    What only waits for others does not: a `tf.function` with a loop lets its results wait for the
+    gradients too.
+    """
     readers: dict[str, list[str]] = {}
     for name, node in nodes.items():
         for reference in node.input:
-            readers.setdefault(reference.lstrip("^").partition(":")[0], []).append(name)
+            if not reference.startswith("^"):
+                readers.setdefault(reference.partition(":")[0], []).append(name)
     found, waiting = set(start), list(start)
     while waiting:
         for reader in readers.get(waiting.pop(), ()):
