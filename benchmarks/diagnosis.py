@@ -6,8 +6,9 @@
 
 A random torch BERT of transformers (110 M parameters at its usual size) against the TensorFlow
 class of transformers, and against the Keras backbone of keras-hub (`make realports` installs
-them). Each port has one fault, in a layer drawn at random. Every comparison runs in a process of
-its own that may use two cores and prints a line:
+them). Each port has one fault, in a layer drawn at random; of the fault "unknown" no table knows
+the cause, and none may be named. Every comparison runs in a process of its own that may use two
+cores, and prints a line:
 
 diagnosis   seconds of the wall and of the processor from the verdict to place and cause: both
             float64 passes recorded, aligned, repairs tried, hints and, for Keras, the question
@@ -39,6 +40,9 @@ GOAL_S = 60.0
 
 RESULTS = Path(__file__).parent / "results" / "diagnosis.json"
 
+SETTING = ("cores", "layers", "hidden", "words", "time", "examples", "seed")
+"""Options that the figures depend on."""
+
 QUIET = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "TF_ENABLE_ONEDNN_OPTS": "0",
@@ -52,11 +56,11 @@ class Planted(NamedTuple):
 
     Attributes:
         places: culprits that are right: a connection may be told by the module it enters.
-        cause: word of the cause table.
+        cause: word of the cause table; None where none may be named.
     """
 
     places: tuple[str, ...]
-    cause: str
+    cause: str | None
 
 
 # Faults of the TensorFlow class. `encoder.layer.N` of the reference is `layer` of the port.
@@ -105,6 +109,19 @@ def tensorflow_position(port: Any, number: int) -> Planted:
 
     embeddings.call = call
     return Planted(("embeddings", "embeddings.position_embeddings"), "position")
+
+
+def tensorflow_unknown(port: Any, number: int) -> Planted:
+    import tensorflow as tf
+
+    dense = _block(port, number).intermediate
+    dense.intermediate_act_fn = lambda x: 0.5 * x * (1.0 + x * tf.math.rsqrt(2.0 + x * x))
+    return _unknown(number)
+
+
+def _unknown(number: int) -> Planted:
+    """A fault that no table lists: the longest search, and no cause to be named."""
+    return Planted((f"encoder.layer.{number}.intermediate.intermediate_act_fn",), None)
 
 
 def _block(port: Any, number: int) -> Any:
@@ -162,6 +179,14 @@ def keras_position(port: Any, number: int) -> Planted:
     return Planted(("embeddings", "embeddings.position_embeddings"), "position")
 
 
+def keras_unknown(port: Any, number: int) -> Planted:
+    import keras
+
+    dense = port.transformer_layers[number]._feedforward_intermediate_dense
+    dense.activation = lambda x: 0.5 * x * (1.0 + x * keras.ops.rsqrt(2.0 + x * x))
+    return _unknown(number)
+
+
 FAULTS: dict[str, dict[str, Callable[[Any, int], Planted]]] = {
     "tensorflow": {
         "epsilon": tensorflow_epsilon,
@@ -170,6 +195,7 @@ FAULTS: dict[str, dict[str, Callable[[Any, int], Planted]]] = {
         "scale": tensorflow_scale,
         "stopped": tensorflow_stopped,
         "position": tensorflow_position,
+        "unknown": tensorflow_unknown,
     },
     "keras": {
         "epsilon": keras_epsilon,
@@ -178,6 +204,7 @@ FAULTS: dict[str, dict[str, Callable[[Any, int], Planted]]] = {
         "scale": keras_scale,
         "stopped": keras_stopped,
         "position": keras_position,
+        "unknown": keras_unknown,
     },
 }
 """By port: what is planted, given the port and the number of a layer."""
@@ -340,7 +367,7 @@ def compare_one(options: argparse.Namespace) -> dict[str, Any]:
 def start(options: argparse.Namespace, port: str, fault: str) -> dict[str, Any]:
     """One comparison in a process of its own; a row."""
     command = [sys.executable, __file__, "--one", "--ports", port, "--faults", fault]
-    for option in ("layers", "hidden", "words", "time", "examples", "seed"):
+    for option in SETTING[1:]:
         command += [f"--{option}", str(getattr(options, option))]
     if options.profile:
         command += ["--profile", f"{options.profile}.{port}.{fault}"]
@@ -376,12 +403,26 @@ def line(row: dict[str, Any]) -> str:
     )
 
 
+def keep(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    """Write the rows beside others of the same setting, whole or not at all."""
+    setting = {name: getattr(options, name) for name in SETTING}
+    before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    known = before.get("rows", []) if before.get("setting") == setting else []
+    merged = {(row["port"], row["fault"]): row for row in [*known, *rows]}
+    rows = list(merged.values())
+    fresh = RESULTS.with_suffix(".new")
+    fresh.write_text(json.dumps({"setting": setting, "rows": rows}, indent=1) + "\n")
+    fresh.replace(RESULTS)
+
+
 def main(options: argparse.Namespace) -> None:
     rows = []
     for port in options.ports:
         for fault in options.faults:
             rows.append(start(options, port, fault))
             print(line(rows[-1]), flush=True)
+            if options.keep:
+                keep(rows, options)
     done = [row for row in rows if "failed" not in row]
     right = [r for r in done if r["culprit_right"] and r["cause_right"]]
     slowest = max((r["diagnosis_s"] for r in done), default=0.0)
@@ -389,8 +430,6 @@ def main(options: argparse.Namespace) -> None:
         f"place and cause right {len(right)}/{len(rows)}; slowest diagnosis {slowest:.1f} s "
         f"(goal {GOAL_S:g} s)"
     )
-    if options.keep:
-        RESULTS.write_text(json.dumps({"cores": options.cores, "rows": rows}, indent=1) + "\n")
 
 
 def arguments() -> argparse.Namespace:

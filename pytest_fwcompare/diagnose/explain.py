@@ -112,7 +112,8 @@ def _suspects(sides: Sides, found: Sequence[Diagnosis], deadline: float) -> list
     where the difference begins.
     """
     plain: list[Diagnosis] = []
-    for place in sides.near_misses()[:SUSPECTS]:
+    asked = set(sides.culprits())
+    for place in [p for p in sides.near_misses() if p not in asked][:SUSPECTS]:
         diagnosis, success = explain_place(sides, place, deadline)
         if success is not None and not success.proof.alone:
             return [diagnosis]
