@@ -10,6 +10,12 @@ from hypothesis.extra import numpy as hnp
 from pytest_fwcompare.judge import distances
 from pytest_fwcompare.judge.distances import difference, distance, finite_maximum, same_nonfinite
 from pytest_fwcompare.judge.measures import (
+    ROW,
+    SMALL,
+    _measure_blocks,
+    _measure_with_care,
+    in_rows,
+    is_plain,
     is_small,
     largest_of,
     measure,
@@ -50,6 +56,72 @@ def test_all_are_judged_as_each_alone(items):
     small = [item for item in items if is_small(item)]
     if small:
         assert shown(measure_together(small)) == shown([measure(item) for item in small])
+
+
+def large(rng, shape):
+    wide = rng.normal(size=shape)
+    other = wide + 1e-12 * rng.normal(size=shape)
+    narrow = (1 + 1e-7 * rng.normal(size=(2, *shape))) * wide
+    return [wide, other, *narrow.astype("f4")]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data(), st.integers(0, 99))
+def test_large_tensors_are_measured_in_blocks_as_with_care(data, seed):
+    shape = data.draw(st.sampled_from([(2, ROW), (3, ROW + 5), (ROW,), (ROW + 1,), (1, 7)]))
+    runs = large(np.random.default_rng(seed), shape)
+    for _ in range(data.draw(st.integers(0, 2))):
+        place = data.draw(st.integers(0, int(np.prod(shape)) - 1))
+        run = data.draw(st.integers(0, 3))
+        runs[run].reshape(-1)[place] = data.draw(NUMBERS.filter(lambda n: n < 1e30 or n > 1e301))
+    item = Observed("x", "output", *runs, None)
+    assert is_plain(item)
+    assert shown(measure(item)) == shown(_measure_with_care(item))
+    finite = all(np.isfinite(run).all() for run in runs)
+    assert (_measure_blocks(item) is not None) == finite
+
+
+def test_a_wrong_value_is_found_in_whatever_block_it_is():
+    for place in ((0, 0), (0, ROW - 1), (1, 0), (2, 5)):
+        runs = large(np.random.default_rng(0), (3, ROW))
+        runs[1][place] += 1.0
+        found = measure(Observed("x", "output", *runs, None))
+        assert found.gap.index == place
+        assert np.isclose(found.gap.size, 1.0)
+
+
+def test_other_memory_orders_are_measured_too():
+    runs = large(np.random.default_rng(0), (40, 500))
+    plain = Observed("x", "output", *runs, None)
+    turned = Observed("x", "output", *(np.asfortranarray(run) for run in runs), None)
+    assert not is_plain(turned)
+    assert shown(measure(turned)) == shown(measure(plain))
+
+
+def test_many_small_tensors_are_laid_in_several_rows():
+    rng = np.random.default_rng(0)
+    items = []
+    for size in (SMALL, 1, SMALL - 1, SMALL, 3, SMALL, SMALL, SMALL, 7):
+        wide = rng.normal(size=(2, size))[0]
+        other = wide + 1e-12 * rng.normal(size=size)
+        runs = wide, other, wide.astype("f4"), other.astype("f4")
+        items.append(Observed("x", "output", *runs, None))
+    rows = [len(row) for row in in_rows(items, lambda item: item.port.size)]
+    assert len(rows) > 1
+    assert sum(rows) == len(items)
+    assert shown(measure_together(items)) == shown([measure(item) for item in items])
+    largest = max(np.abs(item.reference64).max() for item in items)
+    assert largest_of([item.reference64 for item in items]) == largest
+
+
+def test_rows_hold_so_many_values_and_no_more():
+    assert list(in_rows([], len)) == []
+    assert list(in_rows([ROW, ROW + 1, 1, 2, ROW - 3, 1], int)) == [
+        [ROW],
+        [ROW + 1],
+        [1, 2, ROW - 3],
+        [1],
+    ]
 
 
 def test_one_wrong_value_among_a_million_is_found_where_it_is():
