@@ -28,6 +28,7 @@ from pytest_fwcompare.records import (
     Comparison,
     Examples,
 )
+from pytest_fwcompare.running.arrays import keep_freed
 from pytest_fwcompare.running.outputs import StructureError
 from pytest_fwcompare.running.pair import Pair
 from pytest_fwcompare.running.points import arguments
@@ -155,6 +156,8 @@ def compare_opened(ours: Opened, theirs: Opened, request: Request) -> Comparison
         with calm_threads(ours, theirs):
             tell("pairing the weights")
             pair = make_pair(ours, theirs, request, story, telling)
+            if not pair.supply.large:
+                keep_freed()
             judge_examples(pair, request, story)
             if request.deterministic:
                 first = story.tally.findings[0].example

@@ -1,5 +1,9 @@
 """Arrays that are made when asked for, or wait in a file."""
 
+import platform
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -7,6 +11,32 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pytest_fwcompare.running.arrays import Lazy, Shelf, is_large, pieces
+
+
+FAULTS = """
+import resource
+import numpy as np
+from pytest_fwcompare.running.arrays import keep_freed
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    several = [np.ones(2**18) for _ in range(8)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+if {keep}:
+    keep_freed()
+print(*(faults() for _ in range(4)))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library's allocator")
+def test_freed_memory_is_used_again():
+    """Sixteen megabytes, which glibc would give back and take anew, page by page."""
+    for keep in (False, True):
+        script = FAULTS.format(keep=keep)
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+        _, *again = map(int, done.stdout.split())
+        assert (max(again) < 100) == keep
 
 
 def test_lazy_arrays_are_made_when_they_are_asked_for():

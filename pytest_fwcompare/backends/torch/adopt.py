@@ -25,9 +25,9 @@ from pytest_fwcompare.backends.exhausted import failed
 from pytest_fwcompare.backends.torch.dropout import SharedDropout
 from pytest_fwcompare.backends.torch.exposed import gradients, one_by_one
 from pytest_fwcompare.backends.torch.flatten import flatten
-from pytest_fwcompare.backends.torch.guard import Tree, guarded
+from pytest_fwcompare.backends.torch.guard import Guarded, Tree
 from pytest_fwcompare.backends.torch.modes import runner, running
-from pytest_fwcompare.backends.torch.precision import arithmetic, cast
+from pytest_fwcompare.backends.torch.precision import Arithmetic, cast
 from pytest_fwcompare.backends.torch.shadow import Float64Mode
 from pytest_fwcompare.backends.torch.twin import (
     DTYPES,
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from pytest_fwcompare.backends.torch.record import Recorder
 
 
-nothing = contextlib.nullcontext
+NOTHING = contextlib.nullcontext()
 
 HEAVY = 100_000
 """Values of a parameter of which two copies at a time are one too many."""
@@ -377,33 +377,39 @@ class TorchPass(Pass):
     @contextlib.contextmanager
     def _running(self, stage: str) -> Iterator[dict[int, torch.Tensor]]:
         """Guard the twin, switch the mode on, and turn what it raises into a ModelError."""
-        side = self._side
-        working = self._mode is None
-        stage = "shadow" if not working and stage == "forward" else stage
+        side, mode = self._side, self._mode
+        guard = Guarded(
+            side.tree(self._precision),
+            training=self._training,
+            gradients=self._gradients,
+            shadow_of=None if mode is None else side.dtype,
+        )
+        exact = Arithmetic(side.format, side.device, side.note_reduced if mode is None else None)
         try:
-            with (
-                arithmetic(side.format, side.device, side.note_reduced if working else None),
-                guarded(
-                    side.tree(self._precision),
-                    training=self._training,
-                    gradients=self._gradients,
-                    shadow_of=None if self._mode is None else side.dtype,
-                ) as copies,
-                self._mode or running(side.mode),
-                self._dropout(),
-                cast(side.format, side.device) if working and stage == "forward" else nothing(),
-            ):
+            with exact, guard as copies, mode or self._inner(stage), self._dropout():
                 yield copies
         except (FwcompareError, Warning):
             raise
         except Exception as error:
+            stage = "shadow" if mode is not None and stage == "forward" else stage
             raise failed(side.role, stage, "torch", error, str(side.device)) from error
+
+    def _inner(self, stage: str) -> contextlib.AbstractContextManager[Any]:
+        """Around a pass in working precision."""
+        side = self._side
+        if side.mode == "eager" and not side.format.mixed:
+            return NOTHING
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(running(side.mode))
+            if stage == "forward":
+                stack.enter_context(cast(side.format, side.device))
+            return stack.pop_all()
 
     def _dropout(self) -> contextlib.AbstractContextManager[Any]:
         """Shared masks while a step in training mode runs, forward and backward."""
         draws = current() if self._training else None
         if draws is None:
-            return contextlib.nullcontext()
+            return NOTHING
         return SharedDropout(draws, None if self._mode is None else self._mode.path)
 
     def _keep_buffers(self, copies: Mapping[int, torch.Tensor]) -> None:

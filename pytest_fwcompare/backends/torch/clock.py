@@ -13,7 +13,7 @@ import torch
 from pytest_fwcompare.backends.base import Argument, Array, Stopwatch
 from pytest_fwcompare.backends.torch.flatten import flatten
 from pytest_fwcompare.backends.torch.modes import running
-from pytest_fwcompare.backends.torch.precision import arithmetic, cast
+from pytest_fwcompare.backends.torch.precision import Arithmetic, cast
 
 if TYPE_CHECKING:
     from pytest_fwcompare.backends.torch.adopt import TorchSide
@@ -29,7 +29,7 @@ def stopwatch(
 
     @contextlib.contextmanager
     def settings() -> Iterator[None]:
-        with arithmetic(made, device), running(mode):
+        with Arithmetic(made, device), running(mode):
             yield
 
     def queue() -> None:

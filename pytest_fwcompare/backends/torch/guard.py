@@ -6,11 +6,12 @@ model that changes nothing) is found out by as few looks as possible.
 
 from __future__ import annotations
 
+import _random
 import contextlib
 import ctypes
 import itertools
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,8 @@ class Tree:
     def __init__(self, model: torch.nn.Module) -> None:
         self.model = model
         self.scripted = isinstance(model, torch.jit.ScriptModule)
+        device = next((p.device for p in model.parameters()), None)
+        self.cuda = [device.index or 0] if device is not None and device.type == "cuda" else []
         self._modules: list[torch.nn.Module] = []
         self._links = -1
 
@@ -56,61 +59,125 @@ class Tree:
         return self._modules
 
 
-@contextlib.contextmanager
-def guarded(
-    tree: Tree,
-    *,
-    training: bool,
-    gradients: bool,
-    shadow_of: torch.dtype | None,
-) -> Iterator[dict[int, torch.Tensor]]:
+class Guarded:
     """Run the model without a trace: in the block its buffers are copies, then all is put back.
 
     Put back are buffers, attributes that modules set on themselves, training flags, default dtype
     and the random state of torch, NumPy and Python. Every block draws other random numbers, so a
-    model that is random shows it.
+    model that is random shows it. Entering gives the copies of the buffers by id of the original.
+
+    Written without a block for each of these, and without a look at what is rarely there: between
+    two passes the processor has forgotten all of this code, and reads it from memory line by line.
 
     Args:
         tree: a twin.
         training: run in training mode.
         gradients: keep what a backward pass needs.
         shadow_of: the working dtype if this is its float64 shadow, else None.
-
-    Yields:
-        The copies of the buffers by id of the original.
     """
-    model, scripted, modules = tree.model, tree.scripted, tree.modules()
-    device = next((p.device for p in model.parameters()), None)
-    cuda = [device.index or 0] if device is not None and device.type == "cuda" else []
-    flags = [(module, module.training) for module in modules] if training else []
-    tables = [] if scripted else [module.__dict__ for module in modules]
-    attributes = [(table, table.copy()) for table in tables]
-    dtype, python, stream = torch.get_default_dtype(), random.getstate(), numpy_stream()
-    copies: dict[int, torch.Tensor] = {}
-    with (
-        _forked_torch(cuda),
-        torch.set_grad_enabled(gradients),
-        _copied_buffers(modules, copies, scripted),
-        contextlib.nullcontext() if shadow_of is None else finfo_of(shadow_of),
-    ):
-        _draw_seed(next(_seeds), bool(cuda))
-        if shadow_of is not None:
-            torch.set_default_dtype(torch.float64)
-        if training:
-            model.train()
+
+    __slots__ = (
+        "attributes", "buffers", "copies", "dtype", "finfo", "flags", "grad", "gradients",
+        "python", "rest", "shadow_of", "stream", "torch_state", "training", "tree",
+    )  # fmt: skip
+
+    def __init__(
+        self, tree: Tree, *, training: bool, gradients: bool, shadow_of: torch.dtype | None
+    ) -> None:
+        self.tree, self.training = tree, training
+        self.gradients, self.shadow_of = gradients, shadow_of
+
+    def __enter__(self) -> dict[int, torch.Tensor]:
+        tree, modules = self.tree, self.tree.modules()
+        self.flags = [(module, module.training) for module in modules] if self.training else []
+        tables = [] if tree.scripted else [module.__dict__ for module in modules]
+        self.attributes = [(table, table.copy()) for table in tables]
+        self.dtype, self.grad = torch.get_default_dtype(), torch.is_grad_enabled()
+        self.python, self.stream = python_stream(), numpy_stream()
+        self.finfo = torch.finfo
+        self.rest = contextlib.ExitStack() if tree.cuda else None
+        if self.rest is not None:
+            self.rest.enter_context(torch.random.fork_rng(tree.cuda))
+        self.torch_state = torch.default_generator.get_state()
+        self.copies: dict[int, torch.Tensor] = {}
+        self.buffers: list[Buffer] = []
         try:
-            yield copies
-        finally:
-            torch.set_default_dtype(dtype)
-            random.setstate(python)
-            if numpy_stream() is not stream:
-                np.random.set_state(stream)
-            for now, before in attributes:
-                if _changed(now, before):
-                    now.clear()
-                    now.update(before)
-            for module, flag in flags:
-                module.training = flag
+            self._change(modules)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self.copies
+
+    def _change(self, modules: list[torch.nn.Module]) -> None:
+        """Make things as the pass needs them."""
+        if self.gradients != self.grad:
+            torch.set_grad_enabled(self.gradients)
+        for module in modules:
+            if module._buffers:
+                self._copy_buffers(module)
+        seed = next(_seeds)
+        torch.default_generator.manual_seed(seed)
+        if self.tree.cuda:
+            torch.cuda.manual_seed(seed)
+        if self.shadow_of is not None:
+            torch.finfo = finfo_of(self.shadow_of)
+            torch.set_default_dtype(torch.float64)
+        if self.training:
+            self.tree.model.train()
+
+    def __exit__(self, *_: object) -> None:
+        if torch.get_default_dtype() is not self.dtype:
+            torch.set_default_dtype(self.dtype)
+        if python_stream() is not self.python:
+            random.setstate(self.python)
+        if numpy_stream() is not self.stream:
+            np.random.set_state(self.stream)
+        for now, before in self.attributes:
+            if _changed(now, before):
+                now.clear()
+                now.update(before)
+        for module, flag in self.flags:
+            module.training = flag
+        torch.finfo = self.finfo
+        for buffer in self.buffers:
+            self._put_back(*buffer)
+        if torch.is_grad_enabled() != self.grad:
+            torch.set_grad_enabled(self.grad)
+        torch.default_generator.set_state(self.torch_state)
+        if self.rest is not None:
+            self.rest.close()
+
+    def _copy_buffers(self, module: torch.nn.Module) -> None:
+        """Give a module copies of its buffers, which it may change.
+
+        The originals are swapped out rather than written back, for autograd refuses a backward
+        pass through a buffer that was written to after it was used.
+        """
+        for key, value in list(module._buffers.items()):
+            if value is None:
+                continue
+            self.buffers.append((module, key, value))
+            copied = self.copies.setdefault(id(value), value)
+            if copied is value:
+                copied = self.copies[id(value)] = value.detach().clone()
+            if self.tree.scripted:
+                setattr(module, key, copied)
+            else:
+                module._buffers[key] = copied
+
+    def _put_back(self, module: Any, key: str, value: torch.Tensor) -> None:
+        """Take the copy of a buffer away again; what the module bound to it is handed out."""
+        now = getattr(module, key, None)
+        if now is not None and now is not self.copies[id(value)]:
+            self.copies[id(value)] = now
+        if self.tree.scripted:
+            setattr(module, key, value)
+        else:
+            module._buffers[key] = value
+
+
+Buffer = tuple[Any, str, torch.Tensor]
+"""A module, the name of a buffer in it, and the buffer."""
 
 
 def _changed(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
@@ -121,23 +188,9 @@ def _changed(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
         return True
 
 
-@contextlib.contextmanager
-def _forked_torch(cuda: list[int]) -> Iterator[None]:
-    """Put torch's random state back; on a CPU without the looks at devices of `fork_rng`."""
-    if cuda:
-        with torch.random.fork_rng(cuda):
-            yield
-        return
-    state = torch.default_generator.get_state()
-    try:
-        yield
-    finally:
-        torch.default_generator.set_state(state)
-
-
 @dataclass
 class _Stream:
-    """The state of NumPy's global generator when it was last read, and the memory it is in."""
+    """The state of a global generator when it was last read, and the memory it is in."""
 
     generator: Any
     memory: Any
@@ -145,65 +198,52 @@ class _Stream:
     state: Any
 
 
-_stream: _Stream | None = None
+WORDS = 625
+"""Of a Mersenne twister: 624 and a position, of four bytes each."""
+
+_numpy: _Stream | None = None
+_python: _Stream | None = None
 
 
 def numpy_stream() -> Any:
     """The state of NumPy's global generator; the same object as long as nobody drew.
 
     Reading and setting it takes longer than a small layer, so it is read anew only if the memory
-    of the Mersenne twister (624 words and a position, at a documented address) has changed.
+    of the Mersenne twister (at a documented address) has changed.
     """
-    global _stream
+    global _numpy
     generator: Any = np.random.get_bit_generator()  # type: ignore[attr-defined]
-    if _stream is None or _stream.generator is not generator:
+    if _numpy is None or _numpy.generator is not generator:
         if type(generator) is not np.random.MT19937:
             return np.random.get_state()
-        words = (ctypes.c_char * (625 * 4)).from_address(generator.ctypes.state_address)
-        _stream = _Stream(generator, words, words.raw, np.random.get_state())
-        return _stream.state
-    now = _stream.memory.raw
-    if now != _stream.seen:
-        _stream.seen, _stream.state = now, np.random.get_state()
-    return _stream.state
+        words = (ctypes.c_char * (WORDS * 4)).from_address(generator.ctypes.state_address)
+        _numpy = _Stream(generator, words, words.raw, np.random.get_state())
+        return _numpy.state
+    now = _numpy.memory.raw
+    if now != _numpy.seen:
+        _numpy.seen, _numpy.state = now, np.random.get_state()
+    return _numpy.state
 
 
-def _draw_seed(seed: int, cuda: bool) -> None:
-    """Seed the forked generators."""
-    torch.default_generator.manual_seed(seed)
-    if cuda:
-        torch.cuda.manual_seed(seed)
+def python_stream() -> Any:
+    """The state of Python's global generator; the same object as long as nobody drew.
 
-
-@contextlib.contextmanager
-def _copied_buffers(
-    modules: list[torch.nn.Module], copies: dict[int, torch.Tensor], scripted: bool
-) -> Iterator[None]:
-    """Give modules copies of their buffers, which they may change, and take them away again.
-
-    The originals are swapped out rather than written back, for autograd refuses a backward pass
-    through a buffer that was written to after it was used.
+    Its twister lies in the object, behind what every object begins with. That is looked up, not
+    documented: what is read there is held against the state that Python gives, and where it is
+    something else the state is asked for every time.
     """
-    before: list[tuple[Any, str, torch.Tensor]] = []
-    for module in modules:
-        if not module._buffers:
-            continue
-        for key, value in list(module._buffers.items()):
-            if value is not None:
-                before.append((module, key, value))
-                copies.setdefault(id(value), value.detach().clone())
-                if scripted:
-                    setattr(module, key, copies[id(value)])
-                else:
-                    module._buffers[key] = copies[id(value)]
-    try:
-        yield
-    finally:
-        for module, key, value in before:
-            now = getattr(module, key, None)
-            if now is not None and now is not copies[id(value)]:
-                copies[id(value)] = now  # the module bound a new tensor to its buffer
-            if scripted:
-                setattr(module, key, value)
-            else:
-                module._buffers[key] = value
+    global _python
+    generator: Any = random.getstate.__self__  # type: ignore[attr-defined]
+    if _python is not None and _python.generator is generator:
+        now = _python.memory.raw
+        if now == _python.seen and _python.state[2] == generator.gauss_next:
+            return _python.state
+    state = random.getstate()
+    _python = None
+    if _random.Random.__basicsize__ >= object.__basicsize__ + WORDS * 4:
+        place = id(generator) + object.__basicsize__
+        memory = (ctypes.c_char * (WORDS * 4)).from_address(place)
+        seen, words = memory.raw, state[1]
+        if np.frombuffer(seen, np.uint32).tolist() == [words[-1], *words[:-1]]:
+            _python = _Stream(generator, memory, seen, state)
+    return state

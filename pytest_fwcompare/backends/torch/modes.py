@@ -35,12 +35,13 @@ def runner(model: torch.nn.Module, mode: str) -> Callable[..., Any]:
     return called
 
 
-@contextlib.contextmanager
-def running(mode: str) -> Iterator[None]:
+def running(mode: str) -> contextlib.AbstractContextManager[Any]:
     """Around a call of what `runner` gave."""
-    if mode == "eager":
-        yield
-        return
+    return contextlib.nullcontext() if mode == "eager" else _captured()
+
+
+@contextlib.contextmanager
+def _captured() -> Iterator[None]:
     import torch._dynamo
 
     with _quiet(), torch._dynamo.config.patch(recompile_limit=RECOMPILATIONS):

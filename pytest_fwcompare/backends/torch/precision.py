@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,10 +20,7 @@ KNOBS = (("cuda", "matmul"), ("cudnn", "conv"), ("cudnn", "rnn"), ("mkldnn", "ma
 any more, which raise."""
 
 
-@contextlib.contextmanager
-def arithmetic(
-    made: Format, device: torch.device, notice: Callable[[str], None] | None = None
-) -> Iterator[None]:
+class Arithmetic:
     """Products in the precision of the working dtype; the user's settings are put back.
 
     Args:
@@ -31,32 +28,39 @@ def arithmetic(
         device: of the pass.
         notice: told if the model itself let torch compute less exactly.
     """
-    with contextlib.ExitStack() as stack:
-        if device.type == "cuda":
-            stack.enter_context(_full_sums())
-        cuda = device.type == "cuda"
-        wanted = (made.name == "tf32" and cuda,) * 2
-        before = _read()
-        if before.state(cuda) != wanted:
-            stack.callback(before.restore)
-            before.write(*wanted)
-        try:
-            yield
-        finally:
-            if (now := _read()).state(cuda) != wanted:
-                stack.callback(before.restore)
-                if notice is not None:
-                    notice(now.words())
+
+    __slots__ = "before", "cuda", "notice", "sums", "wanted"
+
+    def __init__(
+        self, made: Format, device: torch.device, notice: Callable[[str], None] | None = None
+    ) -> None:
+        self.cuda, self.notice = device.type == "cuda", notice
+        self.wanted = (made.name == "tf32" and self.cuda,) * 2
+
+    def __enter__(self) -> None:
+        self.sums = _narrow_sums(dict.fromkeys(REDUCED, False)) if self.cuda else {}
+        self.before = _read()
+        if self.before.state(self.cuda) != self.wanted:
+            self.before.write(*self.wanted)
+
+    def __exit__(self, *_: object) -> None:
+        now = _read()
+        if now.values != self.before.values:
+            if self.notice is not None and now.state(self.cuda) != self.wanted:
+                self.notice(now.words())
+            self.before.restore()
+        if self.cuda:
+            _narrow_sums(self.sums)
 
 
-@contextlib.contextmanager
-def cast(made: Format, device: torch.device) -> Iterator[None]:
+def cast(made: Format, device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Autocast, for mixed precision."""
     if not made.mixed:
-        yield
-        return
-    with torch.autocast(device.type, dtype=COMPUTED[made.computed]):
-        yield
+        return contextlib.nullcontext()
+    narrow: contextlib.AbstractContextManager[Any] = torch.autocast(
+        device.type, dtype=COMPUTED[made.computed]
+    )
+    return narrow
 
 
 def flags() -> dict[str, Any]:
@@ -129,14 +133,10 @@ def _read() -> _Old | _New:
         return _New()
 
 
-@contextlib.contextmanager
-def _full_sums() -> Iterator[None]:
+def _narrow_sums(wanted: dict[str, bool]) -> dict[str, bool]:
+    """Set which sums may be kept narrow, where torch has the setting; what was set before."""
     matmul = torch.backends.cuda.matmul
-    before = {name: getattr(matmul, name) for name in REDUCED if hasattr(matmul, name)}
+    before = {name: getattr(matmul, name) for name in wanted if hasattr(matmul, name)}
     for name in before:
-        setattr(matmul, name, False)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(matmul, name, value)
+        setattr(matmul, name, wanted[name])
+    return before

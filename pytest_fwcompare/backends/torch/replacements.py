@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -56,18 +55,12 @@ def with_defaults(
 real_finfo = torch.finfo
 
 
-@contextmanager
-def finfo_of(working: torch.dtype) -> Iterator[None]:
-    """Let `torch.finfo(x.dtype)` answer for the working dtype while the shadow runs in float64."""
+def finfo_of(working: torch.dtype) -> Callable[..., Any]:
+    """`torch.finfo` of a shadow: asked about float64, it answers for the working dtype."""
 
     def finfo(dtype: torch.dtype | None = None) -> Any:
         if dtype is None:
             return real_finfo(working)
         return real_finfo(working if dtype is torch.float64 else dtype)
 
-    before = torch.finfo
-    torch.finfo = finfo
-    try:
-        yield
-    finally:
-        torch.finfo = before
+    return finfo
