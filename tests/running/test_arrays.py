@@ -12,7 +12,6 @@ from hypothesis.extra import numpy as hnp
 
 from pytest_fwcompare.running.arrays import Lazy, Shelf, is_large, pieces
 
-
 FAULTS = """
 import resource
 import numpy as np
