@@ -101,7 +101,8 @@ def values(spec: TensorSpec, shape: tuple[int, ...], draw: Draw) -> np.ndarray:
             made.reshape(-1)[int(rng.integers(made.size))] = SPECIAL_VALUES[name]
     with np.errstate(over="ignore"):
         exact = made.astype(np.float16 if spec.dtype == "float16" else np.float32)
-    return exact.astype("float64" if spec.dtype in ("float64", "bfloat16") else spec.dtype)
+    wanted = "float64" if spec.dtype in ("float64", "bfloat16") else spec.dtype
+    return exact.astype(wanted, copy=False)
 
 
 def _floats(

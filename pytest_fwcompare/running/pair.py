@@ -139,12 +139,12 @@ class Pair:
         backward: bool | None = None,
     ) -> Run:
         """One pass of one side at a point, its tensors in the reference's axes and names."""
-        draws = None
-        if training and self.masks is not None:
-            draws = self.masks.draws(role, precision, point.rng_seed)
+        if not training or self.masks is None:
+            return self._run(role, point, precision, training, record, backward)
+        draws = self.masks.draws(role, precision, point.rng_seed)
         with sharing(draws):
             made = self._run(role, point, precision, training, record, backward)
-        if draws is not None and role == "port" and precision == "double":
+        if role == "port" and precision == "double":
             self.notices.update(dict.fromkeys(uneven_repeats(draws.table)))
         return made
 

@@ -221,12 +221,21 @@ def to_numpy(tensor: torch.Tensor, *, copy: bool = True) -> np.ndarray:
         tensor: on any device.
         copy: False where nobody else writes to the tensor, or reads it once it was written to.
     """
-    if tensor.dtype is torch.bfloat16:
-        tensor = tensor.detach().float()
-    if tensor.layout is not torch.strided:
-        tensor = tensor.detach().to_dense()
-    values: np.ndarray = tensor.numpy(force=True)  # detached, and on the CPU
+    try:
+        values: np.ndarray = (tensor.detach() if tensor.requires_grad else tensor).numpy()
+    except (RuntimeError, TypeError):  # on a device, of another layout, or negated in passing
+        values = _moved_to_numpy(tensor.detach())
     return np.array(values) if copy else values
+
+
+def _moved_to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """The values of a tensor that NumPy cannot take as it is."""
+    if tensor.dtype is torch.bfloat16:
+        tensor = tensor.float()
+    if tensor.layout is not torch.strided:
+        tensor = tensor.to_dense()
+    values: np.ndarray = tensor.numpy(force=True)
+    return values
 
 
 def own_tensor(value: np.ndarray, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
@@ -239,7 +248,8 @@ def own_tensor(value: np.ndarray, dtype: torch.dtype, device: torch.device) -> t
     """
     array = np.asarray(value, order="C")
     given = torch.from_numpy(array if array.flags.writeable else array.copy())
-    kind = dtype if given.is_floating_point() else given.dtype
-    if device.type == "cpu" and given.dtype is kind:
-        return given.clone()
-    return given.to(device, kind)
+    kind = dtype if given.dtype.is_floating_point else given.dtype
+    if given.dtype is not kind:
+        given = given.to(kind)
+        return given if device.type == "cpu" else given.to(device)
+    return given.clone() if device.type == "cpu" else given.to(device)
