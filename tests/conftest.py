@@ -10,6 +10,11 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
+
+# On a busy machine drawing is slow, and so is what is tested: neither says anything.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 SHARED = Path(__file__).parents[2] / "shared"
 

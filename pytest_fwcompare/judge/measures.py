@@ -123,7 +123,8 @@ def _measure_blocks(runs: Runs) -> Measured | None:
         return None
     index = place_of(place, runs.reference64.shape)
     gap = Difference(size, index, float(flat[0][place]), float(flat[1][place]), finite=True)
-    scale, ours, theirs, working = (max(largest[at : at + 2]) for at in (0, 2, 4, 6))
+    # The largest of negative zeros is one too.
+    scale, ours, theirs, working = (abs(max(largest[at : at + 2])) for at in (0, 2, 4, 6))
     return Measured(gap, ours, theirs, working, scale or scale_of(runs))
 
 
