@@ -358,3 +358,26 @@ def test_gradients_are_refused_when_the_pass_was_made_without():
         done = side.forward([Argument("x", X)], precision="double", gradients=False)
         with pytest.raises(ModelError, match="side, backward: the pass was made without gradient"):
             done.backward({})
+
+
+def test_a_spectrum_is_complex_in_float64():
+    def power(m, x):
+        shifted = tf.signal.rfft(x * m.w[0]) * tf.constant(0.5 + 0.25j, tf.complex64)
+        return tf.math.log(tf.abs(shifted) ** 2 + 1e-3)
+
+    side = adopt(module(power, w=W))
+    with side:
+        shadow, gradients = run(side, "double", X)
+        assert side.leaks == []
+    window = np.asarray(W, "float32")[0].astype("float64")
+    spectrum = np.fft.rfft(X * window) * (0.5 + 0.25j)
+    (value,) = shadow.outputs.values()
+    np.testing.assert_allclose(value, np.log(np.abs(spectrum) ** 2 + 1e-3), 1e-12)
+    (gradient,) = gradients.inputs.values()
+    cotangent = np.cos(np.arange(value.size, dtype="float64")).reshape(value.shape)
+    cotangent = cotangent.astype("float32").astype("float64")
+    moved = X.copy()
+    moved[1, 2] += 1e-6
+    spectrum = np.fft.rfft(moved * window) * (0.5 + 0.25j)
+    change = (np.log(np.abs(spectrum) ** 2 + 1e-3) - value) * cotangent
+    np.testing.assert_allclose(gradient[1, 2], change.sum() / 1e-6, 1e-4)

@@ -126,6 +126,9 @@ class Rewriter:
 
     def _lift_constant(self, node: Any) -> None:
         tensor = node.attr["value"].tensor
+        if tensor.dtype == types_pb2.DT_COMPLEX64:
+            wide = tf.make_tensor_proto(tf.make_ndarray(tensor), tf.complex128)
+            node.attr["value"].tensor.CopyFrom(wide)
         if tensor.dtype not in NARROW:
             return
         value, exact = restore(tf.make_ndarray(tensor))
@@ -337,7 +340,9 @@ def renamed(reference: str, prefix: str, bound: Mapping[str, str]) -> str:
 
 
 def lifted(kind: int) -> int:
-    """float64 for a narrower float dtype."""
+    """float64 for a narrower float dtype, and the complex dtype of its kind."""
+    if kind == types_pb2.DT_COMPLEX64:
+        return int(types_pb2.DT_COMPLEX128)
     return types_pb2.DT_DOUBLE if kind in NARROW else kind
 
 
