@@ -37,6 +37,9 @@ SUSPECTS = 8
 EARLIER = 24
 """Operations before a culprit among which rearrangements are tried last."""
 
+BEHIND = 8
+"""Operations behind a culprit that are looked at: a softmax over segments is written in seven."""
+
 SMALL = 1e-4
 """A gap below this may be the grown trace of a smaller one."""
 
@@ -346,7 +349,7 @@ def _upstream(sides: Sides, replay: Replay, place: int) -> list[int]:
 def _following(sides: Sides, place: int) -> list[int]:
     """Wrong operations after `place` that depend on it, the next few."""
     after = sorted(sides.graph.downstream([place]) - {place})
-    return [spot for spot in after if not sides.right[spot]][:5]
+    return [spot for spot in after if not sides.right[spot]][:BEHIND]
 
 
 def united(found: Sequence[Diagnosis], sides: Sides) -> Diagnosis:

@@ -30,6 +30,17 @@ ONWARD = 8
 ALONE = 3
 """Operations computed on from a single find, none of which is found, that speak against it."""
 
+MIXING = frozenset(
+    (
+        *("linear", "matmul", "addmm", "convolution", "transposed convolution", "norm"),
+        *("reduction", "softmax", "attention", "recurrent", "pool"),
+    )
+)
+"""Kinds of operations whose result tells in which order their input came."""
+
+UNMIXED = 3
+"""Such operations missed in a row that speak against an arrangement seen in values alone."""
+
 ARRANGED = frozenset(
     (
         *("mask", "softmax-axis", "kernel-layout", "flatten-order", "head-split", "fused-order"),
@@ -130,12 +141,15 @@ class Prover:
         first: tuple[int, float, int] | None = None
         unseen = onward = 0
         to_output, strong, missed, beside = False, False, False, False
+        mixed, unmixed = False, 0
         for place, value in self.replay.run(candidate.values):
             values[place] = value
             if not self._differs(place, value) or sides.has(place):
                 continue
             found = self._find(place, value)
             moved = self.replay.kind(place) == "movement" or self.replay.is_identity(place)
+            if place not in candidate.values and self.replay.kind(place) in MIXING:
+                mixed, unmixed = mixed or found is not None, unmixed + (found is None)
             if found is not None:
                 hits.append(place)
                 first = first or (place, *found)
@@ -154,8 +168,13 @@ class Prover:
                 break
         if first is None or not (strong or to_output):
             return None
-        if candidate.cause in ARRANGED and missed and len(hits) == 1 and not to_output:
-            return None
+        if candidate.cause in ARRANGED and not to_output:
+            if missed and len(hits) == 1:
+                return None
+            # Positions are paired in the tensor and in the table that turns it, at once.
+            told = candidate.cause != "position" and unmixed and (beside or unmixed >= UNMIXED)
+            if told and not mixed:
+                return None  # the right values, in no order that what follows bears out
         # The port has the value on its way to another one, and nothing that follows from it.
         few = len(hits) == 1 or (candidate.weak and len(hits) == 2)
         alone = few and not to_output and (onward >= ALONE or beside)

@@ -96,7 +96,25 @@ def _formula(view: View, x: int, end: int) -> Fold | None:
         fold = view.fold(end, (x,), "activation", name, {"function": name, **options}, activate)
         if fold is not None:
             return fold
-    return None
+    return _slopes(view, x, end)
+
+
+def _slopes(view: View, x: int, end: int) -> Fold | None:
+    """A leaky ReLU whose slopes are a parameter, as Keras writes PReLU."""
+    if view.name(end) not in ("add", "addv2", "sub", "where", "selectv2", "select_n"):
+        return None
+    held = list(view.held(view.between([x], end)).values())
+    given, value = view.value(x), view.value(end)
+    if len(held) != 1 or held[0].ndim > given.ndim or not (given < 0).any():
+        return None
+    try:
+        slopes = np.broadcast_to(held[0], given.shape)
+    except ValueError:
+        return None
+    if not same(np.where(given >= 0, given, slopes * given), value):
+        return None
+    options = {"function": "leaky_relu", "negative_slope": held[0]}
+    return view.fold(end, (x,), "activation", "prelu", options, activate)
 
 
 def _fitted(x: Array, value: Array) -> Iterator[tuple[str, dict[str, Any]]]:

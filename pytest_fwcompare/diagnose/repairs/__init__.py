@@ -12,6 +12,7 @@ from pytest_fwcompare.diagnose.repairs import (
     order,
     patterns,
     recurrent,
+    segments,
     sources,
     waves,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "recurrent",
     "order",
     "patterns",
+    "segments",
     "sources",
     "waves",
     "activations",

@@ -90,6 +90,8 @@ def parameters(spot: Spot) -> Iterator[Candidate]:
         for option, value in (("alpha", SELU_ALPHA), ("scale", SELU_SCALE)):
             grid = [value * factor for factor in (0.1, 0.5, 0.9, 1.1, 2.0, 10.0)]
             yield from spot.solved("activation-parameter", option, option, value, grid)
+    if name == "leaky_relu":
+        yield from spot.change("activation-parameter", "slope 0", negative_slope=0.0)
     for option, grid in PARAMETERS.get(name, {}).items():
         own = options.get(option, DEFAULTS[option])
         if isinstance(own, np.ndarray):
@@ -97,8 +99,6 @@ def parameters(spot: Spot) -> Iterator[Candidate]:
         if name == "gelu" and options.get("approximate") != "tanh":
             continue
         yield from spot.solved("activation-parameter", option, option, own, grid)
-    if name == "leaky_relu":
-        yield from spot.change("activation-parameter", "slope 0", negative_slope=0.0)
     if name == "relu":
         x = spot.operation.arguments
 

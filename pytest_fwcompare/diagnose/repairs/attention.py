@@ -185,6 +185,52 @@ def exchanged(spot: Spot) -> Iterator[Candidate]:
         )
 
 
+@repair("arithmetic")
+def angles(spot: Spot) -> Iterator[Candidate]:
+    """Angles in other units before their sines: with pi or without, in turns."""
+    if spot.operation.options["function"] not in ("multiply", "divide"):
+        return
+    if scale_cause(spot) != "position":
+        return
+    names = {np.pi: "pi", 2 * np.pi: "2 pi", np.pi / 2: "pi / 2", 2.0: "2"}
+    for factor, name in names.items():
+        for value, text in (
+            (spot.record.value * factor, f"angles multiplied by {name}"),
+            (spot.record.value / factor, f"angles divided by {name}"),
+        ):
+            yield Candidate("position", text, {spot.place: value}, places=(spot.place,))
+
+
+@repair("matmul")
+def averaged(spot: Spot) -> Iterator[Candidate]:
+    """A sum of products that the port takes as a mean: over what the product sums."""
+    count = _summed(spot)
+    if count < 2 or near(spot.replay, spot.place, {"softmax"}, onward=True) is not None:
+        return
+    sizes = {spot.place: spot.record.value / count}
+    yield Candidate("reduction", f"mean instead of sum over {count}", sizes, places=(spot.place,))
+
+
+def _summed(spot: Spot) -> int:
+    """How many products a product of two tensors sums; 0 where one of them is a parameter."""
+    operation = spot.operation
+    if len(operation.arguments) != 2:
+        return 0
+    if any(not isinstance(source, int) for source in spot.graph.sources(spot.place)):
+        return 0  # a layer: its weight says how many
+    left, right = operation.arguments
+    equation = operation.options.get("equation")
+    if not equation:
+        return int(left.shape[-1]) if left.ndim > 1 and right.ndim > 1 else 0
+    terms, _, result = str(equation).replace(" ", "").partition("->")
+    sizes: dict[str, int] = {}
+    for letters, argument in zip(terms.split(","), (left, right), strict=True):
+        if "." in letters or len(letters) != argument.ndim:
+            return 0
+        sizes.update(zip(letters, argument.shape, strict=True))
+    return int(np.prod([size for letter, size in sizes.items() if letter not in result]))
+
+
 @repair("matmul", "embedding", "linear")
 def scaled(spot: Spot) -> Iterator[Candidate]:
     """A scale that the reference does not have, where scales have a name."""

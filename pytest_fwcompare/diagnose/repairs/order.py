@@ -89,8 +89,7 @@ def alike(spot: Spot) -> list[int]:
             other is not None
             and other.kind == "movement"
             and other.options["move"] == own["move"]
-            and other.arguments[0].ndim == spot.operation.arguments[0].ndim
-            and record.value.ndim == spot.record.value.ndim
+            and other.arguments[0].shape[-1:] == spot.operation.arguments[0].shape[-1:]
             and record.value.shape[-2:] == spot.record.value.shape[-2:]
         ):
             found.append(place)
@@ -106,19 +105,58 @@ def order_cause(spot: Spot) -> str:
     linked = nearby(spot.graph, spot.place)
     if _near_waves(spot):
         return "position"
-    if spot.place not in spot.sides.fed and any(is_attention(spot, place) for place in linked):
-        return "position"  # a table that is added to the scores
+    if _is_table(spot) and any(is_attention(spot, place) for place in linked):
+        return "position"
     if any(is_attention(spot, place) for place in linked):
         return "head-split"
+    if _is_split(spot) and any(spot.name(place) in ("softmax", "exp") for place in linked):
+        return "head-split"  # a softmax over parts of the batch, written out
     return "flatten-order"
+
+
+def _is_split(spot: Spot) -> bool:
+    """Whether the last axis is split in two: features in heads."""
+    if spot.operation.options.get("move") != "reshape":
+        return False
+    groups = blocks(spot.operation.arguments[0].shape, spot.record.value.shape)
+    return bool(groups) and groups is not None and [len(part) for part in groups[-1]] == [1, 2]
+
+
+def _is_table(spot: Spot) -> bool:
+    """Whether the value is made of parameters alone and added to what is computed from inputs.
+
+    A learned query is made of parameters, too, but multiplied with the keys.
+    """
+    fed, front, seen, added = spot.sides.fed, [spot.place], {spot.place}, False
+    if spot.place in fed:
+        return False
+    while front:
+        for consumer in spot.graph.consumers[front.pop()]:
+            if consumer in seen:
+                continue
+            seen.add(consumer)
+            if consumer not in fed:
+                front.append(consumer)
+                continue
+            operation = spot.replay.operation(consumer)
+            if operation is not None and operation.kind in ("matmul", "linear"):
+                return False
+            if operation is not None and operation.kind == "attention":
+                sources = [spot.replay.source(consumer, n) for n in range(3)]
+                if any(place in seen for place in sources):
+                    return False
+            added = True
+    return added
 
 
 def _near_waves(spot: Spot) -> bool:
     """Whether the value goes into sines, or is turned by them just after or just before."""
     front, graph = [spot.place], spot.graph
+    # What weights have made are features, not coordinates.
+    learned = any(graph.records[p].parameters for p in graph.upstream([spot.place]))
     for step in range(8):
         front = list({p for place in front for p in graph.consumers[place]})
-        if any(spot.name(p) in ("sin", "cos") for p in front):
+        if not learned and any(spot.name(p) in ("sin", "cos") for p in front):
             return True
         if step < 3 and any(_by_waves(spot, p) for p in front):
             return True
@@ -238,6 +276,21 @@ def rolled(spot: Spot) -> Iterator[Candidate]:
 
 
 @repair("movement")
+def reversed_features(spot: Spot) -> Iterator[Candidate]:
+    """Features in reverse: left as they were, or rolled."""
+    options, x = spot.operation.options, spot.operation.arguments[0]
+    axes = tuple(np.atleast_1d(options.get("axes", ())))
+    if options["move"] != "flip" or axes not in ((-1,), (x.ndim - 1,)):
+        return
+    choices = {"features not reversed": x}
+    for shift in (1, -1):
+        choices[f"features rolled by {shift} instead of reversed"] = np.roll(x, shift, -1)
+    choices["halves exchanged instead of reversed"] = np.roll(x, x.shape[-1] // 2, -1)
+    for text, value in choices.items():
+        yield Candidate("channel-order", text, {spot.place: value}, places=(spot.place,))
+
+
+@repair("movement")
 def joining(spot: Spot) -> Iterator[Candidate]:
     """Parts joined in another order."""
     options = spot.operation.options
@@ -306,9 +359,11 @@ def _by_waves(spot: Spot, place: int) -> bool:
     """Whether an operation multiplies by a sine or cosine, of any shape."""
     if spot.name(place) not in ("mul", "multiply", "rmul"):
         return False
+    # Waves of the positions, not of the tensor itself.
+    own = spot.graph.downstream(spot.graph.inputs[spot.place])
     front = list(spot.graph.inputs[place])
     for _ in range(3):
-        if any(spot.name(p) in ("sin", "cos") for p in front):
+        if any(spot.name(p) in ("sin", "cos") and p not in own for p in front):
             return True
         front = [p for source in front for p in spot.graph.inputs[source]]
     return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -19,6 +19,10 @@ REACH = 60
 
 PLAIN = ("activation", "arithmetic", "softmax", "mask", "where", "reduction", "movement")
 """Kinds of operations whose leaving out has names of its own."""
+
+
+LAYERS = ("linear", "matmul", "convolution", "addmm")
+"""Kinds of operations that a residual may pass by, though what they give is moved afterwards."""
 
 
 @repair("arithmetic")
@@ -40,6 +44,8 @@ def residual(spot: Spot) -> Iterator[Candidate]:
             if made is not None and own.ndim > 1:
                 text = "the table not added"
                 yield Candidate("position", text, {spot.place: made}, True, (spot.place,))
+            yield from _turned_table(spot, number)
+            yield from _passed_by(spot, number, source)
             seen.append(own)
             continue
         if not spot.sides.right[source]:
@@ -62,7 +68,8 @@ def residual(spot: Spot) -> Iterator[Candidate]:
             made = attempt(operation, spot.replaced(number, value))
             if made is not None:
                 yield Candidate("residual", text, {spot.place: made}, places=(spot.place,))
-    if first not in spot.sides.fed or second not in spot.sides.fed:
+        yield from _passed_by(spot, number, source)
+    if first not in spot.sides.fed or second not in spot.sides.fed or _is_formula(spot, sources):
         return
     for number in (0, 1):
         zero = np.zeros_like(operation.arguments[number])
@@ -79,6 +86,76 @@ def residual(spot: Spot) -> Iterator[Candidate]:
             for factor, value in spot.prover.solve(family, [-2.0, -1.0, 1e-6, 0.999, 1.001, 8.0]):
                 text = f"one summand scaled by {factor:.10g} (reference 1)"
                 yield Candidate("residual", text, {spot.place: value}, fitted=is_fitted(factor))
+
+
+def _turned_table(spot: Spot, number: int) -> Iterator[Candidate]:
+    """A square table of distances added the other way round, or counted from the other end."""
+    own = spot.operation.arguments[number]
+    if own.ndim < 2 or own.shape[-1] != own.shape[-2] or own.shape[-1] < 2:
+        return
+    choices = {
+        "the table transposed": np.swapaxes(own, -1, -2),
+        "the table reversed along its last axis": np.flip(own, -1),
+    }
+    for text, other in choices.items():
+        made = attempt(spot.operation, spot.replaced(number, other))
+        if made is not None and not np.array_equal(own, other):
+            yield Candidate("position", text, {spot.place: made}, places=(spot.place,))
+
+
+def _passed_by(spot: Spot, number: int, source: int) -> Iterator[Candidate]:
+    """The layer that made a summand passed by: its input, moved in the same way, added instead."""
+    way = [source]
+    while spot.replay.kind(way[-1]) == "movement" and len(spot.graph.inputs[way[-1]]) == 1:
+        way.append(spot.graph.inputs[way[-1]][0])
+    if len(way) == 1:
+        return  # as it is, it is among the results that are tried anyway
+    shape = spot.graph.records[way[-1]].value.shape
+    for given in _entering(spot, way[-1]):
+        if given.shape != shape:
+            continue
+        value: Array | None = np.asarray(given, np.float64)
+        for after, place in zip(way[:0:-1], way[-2::-1], strict=True):
+            value = None if value is None else spot.replay.with_inputs(place, {after: value})
+        made = None if value is None else attempt(spot.operation, spot.replaced(number, value))
+        if made is not None:
+            layer = spot.graph.records[way[-1]].path or spot.graph.records[way[-1]].operation
+            text = f"the input of {layer} added instead of its result"
+            yield Candidate("residual", text, {spot.place: made}, places=(spot.place,))
+
+
+def _entering(spot: Spot, place: int) -> list[Array]:
+    """What goes into the linear layer that ends with an operation: its input and its weights."""
+    graph, path = spot.graph, spot.graph.records[place].path
+    layer, front = {place}, [place]
+    while front:
+        for before in graph.inputs[front.pop()]:
+            inside = graph.records[before].path == path and path != spot.record.path
+            biased = spot.replay.kind(place) == "arithmetic" and before in graph.inputs[place]
+            if before not in layer and (inside or biased):
+                layer.add(before)
+                front.append(before)
+    if not any(spot.replay.kind(one) in LAYERS for one in layer):
+        return []
+    results = [graph.records[one].value for one in layer]
+    entering = [a for one in sorted(layer) for a in graph.records[one].arguments]
+    return [a for a in entering if not any(_equal(a, result) for result in results)]
+
+
+def _is_formula(spot: Spot, sources: Sequence[int | None]) -> bool:
+    """Whether both summands are functions of one tensor, element by element: no residual."""
+    origins = []
+    for source in sources:
+        place = source
+        for _ in range(4):
+            if place is None or spot.replay.kind(place) not in ("activation", "arithmetic"):
+                break
+            fed = [s for s in spot.graph.inputs[place] if s in spot.sides.fed]
+            if len(fed) != 1:
+                break
+            place = fed[0]
+        origins.append(place)
+    return origins[0] == origins[1] and origins[0] not in sources
 
 
 @repair("linear", "convolution", late=True)
