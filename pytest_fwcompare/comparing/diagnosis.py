@@ -25,7 +25,7 @@ from pytest_fwcompare.running.arrays import Shelf
 from pytest_fwcompare.running.pair import Pair
 from pytest_fwcompare.running.points import Point, Run
 
-VANISHED = 1e-6
+VANISHED = 1e-4
 """Share of the largest gradient below which another one is not told from zero."""
 
 TRIED = 12
@@ -33,6 +33,9 @@ TRIED = 12
 
 TITLE = "gradient of "
 """What the gradient of a parameter is called before its name."""
+
+SMALL = 2_000_000
+"""Elements recorded of the port up to which a second look costs little."""
 
 LOCAL_FACTOR = 16.0
 """A local difference of that many roundings of the working dtype is no rounded constant."""
@@ -93,6 +96,8 @@ def diagnose_finding(
         # them 20 times slower.
         with threadpool_limits(1, user_api="blas"):
             traced = trace_sides(pair, example, verdict, training=(hidden or worst).in_training)
+            if hidden is None and unstable is None and traced.found.cause is None:
+                traced = _on_more(pair, example, verdict, worst.in_training, traced)
             explained = _explained(pair, verdict, traced.found, hidden, unstable)
             if verdict == "semantic" and worst.in_training:
                 explained = _dropped(pair, explained, traced.point)
@@ -114,6 +119,30 @@ def diagnose_finding(
                 f"it: {type(error).__name__}: {error}",
             ),
         )
+
+
+def _on_more(
+    pair: Pair, example: Example, verdict: Verdict, training: bool, traced: Traced
+) -> Traced:
+    """A second look on a larger example, where the first one proved no cause.
+
+    Two edges of a graph or one token tell a sum from a mean no more than a softmax over them from
+    another. The larger example counts only if it proves a cause.
+    """
+    larger = example.larger
+    if larger == example or verdict != "semantic" or traced.found.backward:
+        return traced
+    if sum(record.value.size for record in traced.sides.port.records) > SMALL:
+        return traced
+    shapes = pair.layouts.shapes
+    try:
+        again = trace_sides(pair, larger, verdict, training=training)
+        if again.found.cause is not None:
+            return again
+    except FwcompareError:  # a model has limits that no spec tells
+        pass
+    pair.layouts.shapes = shapes  # what comes next is about the smaller example
+    return traced
 
 
 def _explained(

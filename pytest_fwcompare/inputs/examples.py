@@ -14,6 +14,9 @@ from pytest_fwcompare.inputs.values import SCALES, Draw, concrete, explored, pat
 
 Array = np.ndarray
 
+FEW = 5
+"""Sizes below this may be too small to tell one reduction or order from another."""
+
 DEGENERATE = ("grid", "sparse", "offset", "one-hot", "constant", "zeros")
 """Patterns in which values repeat, so that a tensor is not known by its values."""
 
@@ -49,6 +52,12 @@ class Example:
         plain = sum(draw.pattern not in DEGENERATE for _, draw in self.draws)
         far = sum(abs(np.log10(draw.scale)) for _, draw in self.draws)
         return (float(plain), size, -far)
+
+    @property
+    def larger(self) -> Example:
+        """The same draws with more than a few of everything whose size is free."""
+        grown = ((name, 2 * size + 3 if size < FEW else size) for name, size in self.sizes)
+        return replace(self, sizes=tuple(grown))
 
     @property
     def rng(self) -> np.random.Generator:
