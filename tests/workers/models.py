@@ -145,6 +145,18 @@ def _register() -> None:
 _register()
 
 
+class DiesInDouble(Model):
+    def forward(self, x):
+        if x.dtype == torch.float64:
+            segfault()
+        return super().forward(x)
+
+
+def dies_in_double() -> Model:
+    torch.manual_seed(3)
+    return DiesInDouble()
+
+
 def plain() -> Model:
     torch.manual_seed(3)
     return Model()

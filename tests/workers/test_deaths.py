@@ -140,6 +140,13 @@ def compared_with(name: str):
     return fwc.compare(models.plain, remote(name), inputs=INPUTS, examples=2)
 
 
+def test_a_death_in_the_shadow_alone_names_the_stage():
+    comparison = compared(models.dies_in_double)
+    assert comparison.verdict == "error"
+    assert "port, shadow: the worker 'torch@w'" in comparison.message
+    assert "signal 11 (SIGSEGV" in comparison.message
+
+
 def test_the_reference_may_die_too():
     comparison = fwc.compare(
         remote(models.exit_in_forward), models.plain, inputs=INPUTS, examples=2
