@@ -78,7 +78,8 @@ def without_support(made: Comparison, attempt: Attempt, axes: dict[str, Any]) ->
 
 def framework_of(given: Any) -> str:
     """Import name of the framework of what a caller gave; "" if only opening it would tell."""
-    named = getattr(given, "framework", None)
+    worker = getattr(given, "fwcompare_backend", None)  # its name has the tag, too
+    named = getattr(worker, "name", None) or getattr(given, "framework", None)
     if isinstance(named, str):
         return named
     try:

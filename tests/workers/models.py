@@ -157,6 +157,26 @@ def dies_in_double() -> Model:
     return DiesInDouble()
 
 
+class Fatal(torch.nn.Parameter):
+    """Whoever gives it another value dies; moving it as it is does no harm."""
+
+    @property
+    def data(self):
+        return super().data
+
+    @data.setter
+    def data(self, value) -> None:
+        if not torch.is_grad_enabled():
+            segfault()
+        torch.nn.Parameter.data.__set__(self, value)
+
+
+def dies_of_a_copy() -> Model:
+    model = plain()
+    model.linear.weight = Fatal(model.linear.weight.detach())
+    return model
+
+
 def plain() -> Model:
     torch.manual_seed(3)
     return Model()

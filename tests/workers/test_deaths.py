@@ -132,6 +132,7 @@ def test_a_death_at_import_names_the_stage():
 def test_a_death_while_the_model_is_made_names_the_stage():
     comparison = compared(models.segfault_in_build)
     assert comparison.verdict == "error"
+    assert comparison.port == "torch@w"
     assert "port, build: the worker 'torch@w'" in comparison.message
     assert "source: workers.models:segfault_in_build" in comparison.message
 
@@ -140,10 +141,13 @@ def compared_with(name: str):
     return fwc.compare(models.plain, remote(name), inputs=INPUTS, examples=2)
 
 
-def test_a_death_in_the_shadow_alone_names_the_stage():
-    comparison = compared(models.dies_in_double)
+@pytest.mark.parametrize(
+    ("factory", "stage"), [(models.dies_in_double, "shadow"), (models.dies_of_a_copy, "copy")]
+)
+def test_a_death_elsewhere_names_the_stage(factory, stage):
+    comparison = compared(factory)
     assert comparison.verdict == "error"
-    assert "port, shadow: the worker 'torch@w'" in comparison.message
+    assert f"port, {stage}: the worker 'torch@w'" in comparison.message
     assert "signal 11 (SIGSEGV" in comparison.message
 
 
