@@ -6,6 +6,8 @@ Written to `benchmarks/results/`, named after the device, with driver and versio
 written where there is no GPU.
 
     python benchmarks/cuda.py [--networks lenet] [--dtypes float32,tf32] [--frameworks torch,jax]
+
+`--device cpu` is a dry run: the same table of the CPU alone, printed and not written.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from costs import NETWORKS
@@ -59,10 +61,10 @@ def device_facts() -> dict[str, str] | None:
     return {"device": name, "driver": driver, "memory": memory}
 
 
-def rows(key: str, dtype: str, names: list[str]) -> Iterator[str]:
+def rows(key: str, dtype: str, names: list[str], devices: Sequence[str]) -> Iterator[str]:
     """A row for each framework and device."""
     network = NETWORKS[key]()
-    for device in DEVICES:
+    for device in devices:
         if why_not(dtype, device):
             continue
         timings = {
@@ -125,8 +127,10 @@ def main() -> int:
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--dtypes", default=DTYPES)
     parser.add_argument("--frameworks", default=FRAMEWORKS)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     options = parser.parse_args()
-    facts = device_facts()
+    dry = options.device == "cpu"
+    facts = {"device": "CPU", "driver": "none", "memory": "dry run"} if dry else device_facts()
     if facts is None:
         print("no NVIDIA GPU answers here (nvidia-smi): nothing is measured, nothing is written")
         return 1
@@ -134,7 +138,7 @@ def main() -> int:
         name
         for name in options.frameworks.split(",")
         if registry.backend(name).unavailable() is None
-        and "cuda:0" in registry.backend(name).device_names()
+        and (dry or "cuda:0" in registry.backend(name).device_names())
     ]
     if not names:
         print(f"none of {options.frameworks} sees the {facts['device']}")
@@ -151,9 +155,11 @@ def main() -> int:
     print("\n".join(lines))
     for key in options.networks.split(","):
         for dtype in options.dtypes.split(","):
-            for line in rows(key, dtype, names):
+            for line in rows(key, dtype, names, DEVICES[1:] if dry else DEVICES):
                 lines.append(line)
                 print(line, flush=True)
+    if dry:
+        return 0
     RESULTS.mkdir(exist_ok=True)
     name = re.sub(r"\W+", "-", facts["device"]).strip("-").lower()
     path = RESULTS / f"cuda-{name}.md"

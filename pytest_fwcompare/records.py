@@ -409,6 +409,9 @@ class Comparison:
         depth: the reference's modules with how far the port follows them; only after a failure.
         unsupported: "mode" or "dtype" where a side failed that runs eagerly, or in float32: the
             framework or the model cannot do this, and nothing was judged; "" otherwise.
+        unlike_itself: "reference" or "port" where that side is not what it is compared as: its
+            mode computes another function than it computes eagerly (verdict "semantic"), or two
+            equal calls differ ("precision"). Nobody else is accused then; "" otherwise.
         attribution: whether Keras, its backend or the port is at fault, where the culprit is a
             layer of Keras.
         seconds: wall time of the comparison.
@@ -447,6 +450,7 @@ class Comparison:
     seconds: float = 0.0
     replay: str = ""
     unsupported: str = ""
+    unlike_itself: str = ""
     distributions: tuple[Distribution, ...] = ()
     digest: Digest | None = None
     drift: Drift | None = None

@@ -71,6 +71,7 @@ def conclude(blank: Comparison, pair: Pair, request: Request, story: Story) -> C
         hints=found.hints,
         depth=found.depth,
         attribution=found.attribution,
+        unlike_itself="" if story.unsteady is None else story.unsteady.role,
         gap=max((row.gap for row in compared), default=0.0),
         noise=max((row.port_noise for row in compared), default=0.0),
         tensors=rows,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,9 @@ NEIGHBOURS = 2
 """Nearby points at which a difference of modes must show too."""
 
 ROLES = ("reference", "port")
+
+KINDS = ("output", "input gradient", "parameter gradient", "buffer")
+"""Of tensors in a run, as `parallel` names them."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +64,15 @@ class Apart:
     size: float = 0.0
 
 
-def farthest(one: Run, two: Run) -> Apart:
-    """Where two runs of one side differ most."""
+def farthest(one: Run, two: Run, kinds: Sequence[str] = KINDS) -> Apart:
+    """Where two runs of one side differ most, in tensors of those kinds."""
     worst = Apart()
     # Gradients that cancel leave rounding of the size of what cancelled.
     peak = max((finite_maximum(value) for value in one.parameters.values()), default=0.0)
     for key, value, other in parallel(one, two):
         kind, _, name = key.partition(":")
+        if kind not in kinds:
+            continue
         scale = finite_maximum(value)
         scale = max(scale, peak if "gradient" in kind else 0.0) or 1.0
         with np.errstate(invalid="ignore"):
@@ -81,7 +86,8 @@ def farthest(one: Run, two: Run) -> Apart:
 
 def repeats(pair: Pair, role: str, point: Point, precision: Precision = "working") -> Apart:
     """How far two equal calls of one side are apart."""
-    return farthest(*(pair.run(role, point, precision) for _ in range(2)))
+    once, again = (pair.run(role, point, precision) for _ in range(2))
+    return farthest(once, again)
 
 
 def allowed(dtype: str) -> float:
@@ -161,14 +167,25 @@ def _apart_from_eager(pair: Pair, role: str, point: Point, mode: str) -> Unstead
     noise = _excused(pair, role, point, eager, in_mode)
     if apart.size <= PRECISION_FACTOR * max(noise, made.roundoff):
         return None
-    return Unsteady(
-        role,
-        "semantic",
+    explained = max(noise, made.roundoff)
+    seen = (
         f"the {role} in mode {mode!r} is not what {side.framework} computes in its own eager "
         f"mode: {apart.name} differs by {apart.size:.2g} of its largest value, where rounding to "
-        f"{pair.dtype} explains {max(noise, made.roundoff):.2g}. Code that asks whether it is "
-        f"being traced, or that a trace freezes (Python state, shapes, random numbers), does this",
+        f"{pair.dtype} explains {explained:.2g}. "
     )
+    if farthest(eager, in_mode, ("output", "buffer")).size <= PRECISION_FACTOR * explained:
+        why = (
+            f"Its outputs agree, so it is the backward pass that mode {mode!r} makes of the same "
+            f"model: a fault of {side.framework}'s, or of a derivative that the model defines. "
+            f"The other side is not accused; eager mode says how the two compare"
+        )
+    else:
+        why = (
+            "Code that asks whether it is being traced, or that a trace freezes (Python state, "
+            "shapes, random numbers), does this. The other side is not accused; eager mode says "
+            "how the two compare"
+        )
+    return Unsteady(role, "semantic", seen + why)
 
 
 def _excused(pair: Pair, role: str, point: Point, eager: Run, in_mode: Run) -> float:

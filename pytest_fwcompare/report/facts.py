@@ -40,7 +40,7 @@ def facts(comparison: Comparison) -> Iterator[Fact]:
     if measured(comparison):
         yield Fact("Compared", compared(comparison))
     row = worst_tensor(comparison)
-    if row is not None:
+    if row is not None and not comparison.unlike_itself:
         yield Fact("Worst", "; ".join(tensor_sentences(row, comparison)))
     yield from sensitivity(comparison.controls)
     if comparison.drift is not None:

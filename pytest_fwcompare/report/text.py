@@ -29,6 +29,14 @@ SENTENCES = {
 }
 
 
+UNLIKE_ITSELF = {
+    "semantic": "{framework} in mode {mode!r} does not compute what it computes eagerly: "
+    "the {role}",
+    "precision": "{framework} differs from itself between two equal calls: the {role}",
+}
+"""Where the fault is not between the sides."""
+
+
 def summary(comparison: Comparison) -> str:
     """The comparison in 10 to 30 lines, for a terminal."""
     lines = [headline(comparison)]
@@ -43,6 +51,12 @@ def headline(comparison: Comparison) -> str:
     """One line: the verdict, who, and on which axes."""
     if "unknown" in (comparison.reference, comparison.port):
         return f"{comparison.verdict}: nothing was compared ({axes(comparison)})"
+    if comparison.unlike_itself:
+        role = comparison.unlike_itself
+        sentence = UNLIKE_ITSELF[comparison.verdict].format(
+            framework=getattr(comparison, role), mode=comparison.mode, role=role
+        )
+        return f"{comparison.verdict}: {sentence} ({axes(comparison)})"
     sentence = SENTENCES[comparison.verdict].format(
         port=f"the {comparison.port} port",
         reference=f"the {comparison.reference} reference",
@@ -76,7 +90,9 @@ def _sections(comparison: Comparison) -> Iterator[tuple[str, Iterable[str]]]:
     yield "keras", attribution_lines(comparison.attribution)
     yield "modules", tree_lines(comparison)
     row = worst_tensor(comparison)
-    if row is not None and comparison.verdict != "equivalent":
+    if comparison.unlike_itself:
+        pass  # figures of one side against the other would only accuse somebody
+    elif row is not None and comparison.verdict != "equivalent":
         yield "worst", tensor_sentences(row, comparison)
         yield "tensors", _tensors(comparison)
         yield "input", _example(comparison)

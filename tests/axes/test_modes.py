@@ -77,6 +77,40 @@ def test_a_mode_that_is_another_function_is_caught_by_its_own_eager_mode(make, r
     )
     assert "rounding to float32 explains" in found.message
     assert "differs by 0.001 of its largest value" in found.message
+    assert "Code that asks whether it is being traced" in found.message
+    assert found.unlike_itself == role
+    headline = found.summary().splitlines()[0]
+    assert headline == (
+        f"semantic: {framework} in mode 'graph' does not compute what it computes eagerly: the "
+        f"{role} (cpu, float32, graph)"
+    )
+    assert " worst " not in found.summary()
+
+
+def test_a_backward_pass_that_a_mode_gets_wrong_is_told_from_a_forward_pass():
+    torch = pytest.importorskip("torch")
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = torch.nn.Linear(4, 3)
+
+        def forward(self, x):
+            y = self.linear(x)
+            # The same values, with half of the derivative.
+            return y * 0.5 + y.detach() * 0.5 if torch.compiler.is_compiling() else y
+
+    found = fwc.compare(
+        torch.nn.Sequential(torch.nn.Linear(4, 3)),
+        Model(),
+        inputs=INPUTS,
+        mode="graph",
+        examples=3,
+    )
+    assert (found.verdict, found.unlike_itself) == ("semantic", "port")
+    assert found.summary().startswith("semantic: torch in mode 'graph' does not compute what")
+    assert "Its outputs agree, so it is the backward pass that mode 'graph' makes" in found.message
+    assert "The other side is not accused" in found.message
 
 
 @pytest.mark.parametrize("make", [torch_model, tensorflow_model, keras_model, jax_model])

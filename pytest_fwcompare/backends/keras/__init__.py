@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytest_fwcompare.backends.base import Backend, Built, Side
@@ -54,6 +55,19 @@ class KerasBackend(TensorFlowBackend):
             self.can_differentiate = on != "numpy"  # type: ignore[misc]
             if on != "jax":
                 self.modes = ("eager",)  # type: ignore[misc]
+
+    def unavailable(self) -> str | None:
+        """As `Backend.unavailable`; Keras without what it computes with says how to choose."""
+        below, _ = self.imports
+        if find_spec("keras") is not None and find_spec(below) is None:
+            others = [name for name in ("torch", "jax") if find_spec(name) is not None]
+            instead = f", or set KERAS_BACKEND={' or '.join(others)}" if others else ""
+            known = "tensorflow-cpu" if below == "tensorflow" else below
+            return (
+                f"keras computes with {below} here, which is not installed (pip install "
+                f"{known}{instead})"
+            )
+        return super().unavailable()
 
     @contextmanager
     def seeded(self, seed: int) -> Iterator[None]:
@@ -141,13 +155,22 @@ class KerasBackend(TensorFlowBackend):
             "image_data_format": keras.config.image_data_format(),
         }
 
+    # Computed, kept in memory and switched by the framework below, which may be the only one here.
+
     def threads(self) -> int | None:
-        """Those of its backend, where they can be told."""
-        return self._below().threads() if keras_on() in OTHERS else super().threads()
+        return self._below().threads()
+
+    def thread_count(self) -> int | None:
+        return self._below().thread_count()
 
     def set_threads(self, count: int) -> None:
-        """In its backend."""
-        if keras_on() in OTHERS:
-            self._below().set_threads(count)
-        else:
-            super().set_threads(count)
+        self._below().set_threads(count)
+
+    def lacking(self, mode: str, device: str) -> str | None:
+        return self._below().lacking(mode, device)
+
+    def device_peak(self, device: str, call: Callable[[], None]) -> int | None:
+        return self._below().device_peak(device, call)
+
+    def release_memory(self) -> None:
+        self._below().release_memory()
