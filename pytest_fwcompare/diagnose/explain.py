@@ -196,6 +196,11 @@ class Success:
         return (self.proof.hits < 2 and not self.proof.to_output) or self.proof.alone
 
     @property
+    def doubtful(self) -> bool:
+        """Whether what was found is in right ports as well, and nothing comes of it."""
+        return self.candidate.weak and self.proof.alone
+
+    @property
     def rank(self) -> tuple[bool, bool, bool, int, float]:
         """Repairs that explain more are preferred, then those that explain it more exactly.
 
@@ -217,7 +222,7 @@ def explain_place(
     success: Success | None = None
     tries = list(spots(sides, replay, prover, place))
     for spot, late in [*((spot, False) for spot in tries), *((spot, True) for spot in tries)]:
-        weak = success is None or success.candidate.fitted
+        weak = success is None or success.candidate.fitted or success.doubtful
         # What the port also computes on its way: a softmax taken for its logarithm, say.
         passing = success is not None and success.proof.alone and late and spot.place == place
         if not weak and not passing and (late or spot.operation.kind != "movement"):

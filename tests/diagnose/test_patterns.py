@@ -87,7 +87,7 @@ def first_of(mean=False):
 FAULTS = {
     "epsilon by hand": (rms(), rms(1e-3), "norm-epsilon", "epsilon=0.001 (reference 1e-06)"),
     "no epsilon": (rms(1e-2), rms(0.0), "norm-epsilon", "no epsilon"),
-    "centred": (rms(), rms(centred=True), "norm-axis", "the mean over axes (2,) subtracted"),
+    "centred": (rms(), rms(centred=True), "norm-axis", "the mean subtracted"),
     "gate": (gated(), gated(True), "activation-place", "silu on the other factor"),
     "heads": (grouped(), grouped(True), "head-split", "all repeated in turn"),
     "heads back": (grouped(True), grouped(), "head-split", "each repeated in turn"),

@@ -100,7 +100,7 @@ def _checked(
 
 def _numbers(view: View, region: set[int]) -> list[float]:
     """Numbers that are added in a region: epsilons."""
-    found = [view.graph.records[p].attributes.get("number") for p in sorted(region)]
+    found = [n for p in sorted(region) for n in view.graph.records[p].attributes.values()]
     return [float(n) for n in found if isinstance(n, float) and 0.0 < abs(n) < 0.5]
 
 

@@ -82,8 +82,8 @@ def normalise(arguments: Arguments, options: Mapping[str, Any]) -> Array:
     """(x - mean) / sqrt(variance + eps) * weight + bias.
 
     Options: "axes" of the statistics, or "groups" of channels (axis 1), or given "mean" and
-    "variance"; "centred" False leaves the mean out (root mean square); "ddof"; "outside" adds eps
-    after the root.
+    "variance"; "centred" False leaves the mean out (root mean square); "ddof"; "summed" leaves out
+    the division by the count; "outside" adds eps after the root.
     """
     x = arguments[0]
     original = x.shape
@@ -98,7 +98,7 @@ def normalise(arguments: Arguments, options: Mapping[str, Any]) -> Array:
         mean = x.mean(axis=axes, keepdims=True) if options["centred"] else 0.0
         count = int(np.prod([x.shape[axis] for axis in axes]))
         squares = ((x - mean) ** 2).sum(axis=axes, keepdims=True)
-        variance = squares / (count - options.get("ddof", 0))
+        variance = squares if options.get("summed") else squares / (count - options.get("ddof", 0))
     eps = options["eps"]
     root = np.sqrt(variance) + eps if options.get("outside") else np.sqrt(variance + eps)
     value = ((x - mean) / root).reshape(original)

@@ -115,16 +115,53 @@ def _packed_layers(record: Recorded) -> Iterator[Guess]:
 def packed(arguments: Arguments, options: Mapping[str, Any]) -> Array:
     """A recurrent layer over sequences of several lengths, the longest first.
 
-    Option "sizes": how many sequences have each step.
+    Options "sizes": how many sequences have each step; "beyond" (time, batch, features): what a
+    layer would read beyond the end of a sequence, if it did not skip it ("d0_keep": None).
     """
     data, *rest = arguments
     sizes = np.array(options["sizes"])
     kept = np.arange(sizes.max()) < sizes[:, None]
-    padded = np.zeros((*kept.shape, data.shape[-1]))
+    beyond = options.get("beyond")
+    padded = np.zeros((*kept.shape, data.shape[-1])) if beyond is None else np.array(beyond)
     padded[kept] = data
     # Steps that a sequence lacks keep its state, in either direction.
     made = recurrent((padded, *rest), {**options, "keep": kept.T})
     return made if options["output"] else np.asarray(made[kept])
+
+
+def _packings(record: Recorded) -> Iterator[Guess]:
+    """Padded sequences and their lengths, the longest first."""
+    if record.attributes.get("output") == 0 and len(record.arguments) == 2:
+        x, lengths = record.arguments
+        first = bool(record.attributes.get("batch_first"))
+        yield (x,), {"move": "pack", "lengths": lengths.astype(int), "batch_first": first}
+
+
+@rule("movement", "pack_padded_sequence", guesses=_packings)
+def pack(arguments: Arguments, options: Mapping[str, Any]) -> Array:
+    """The steps that count, (steps, features), first those of all sequences' first step."""
+    x = np.swapaxes(arguments[0], 0, 1) if options["batch_first"] else arguments[0]
+    return np.asarray(x[np.arange(len(x))[:, None] < options["lengths"]])
+
+
+def _unpackings(record: Recorded) -> Iterator[Guess]:
+    """Packed steps and how many sequences have each."""
+    if record.attributes.get("output") == 0 and len(record.arguments) == 2:
+        data, sizes = record.arguments
+        first = bool(record.attributes.get("batch_first"))
+        time = record.value.shape[1 if first else 0]
+        fill = float(record.attributes.get("padding_value", 0.0))
+        options = {"move": "unpack", "sizes": sizes.astype(int), "batch_first": first}
+        yield (data,), {**options, "time": time, "fill": fill}
+
+
+@rule("movement", "pad_packed_sequence", guesses=_unpackings)
+def unpack(arguments: Arguments, options: Mapping[str, Any]) -> Array:
+    """Packed steps as padded sequences."""
+    sizes, data = options["sizes"], arguments[0]
+    made = np.full((options["time"], sizes.max(), data.shape[-1]), options["fill"])
+    made[: len(sizes)][np.arange(sizes.max()) < sizes[:, None]] = data
+    return np.asarray(np.swapaxes(made, 0, 1) if options["batch_first"] else made)
 
 
 def _cells(record: Recorded) -> Iterator[Guess]:

@@ -101,12 +101,13 @@ def resize_matrix(size: int, wanted: int, mode: str, alignment: str) -> Array:
         wanted: after.
         mode: "nearest", "linear", "cubic" (a = -0.75) or "catmull" (a = -0.5).
         alignment: where output place i lies on the input. "corners": i (size-1)/(wanted-1);
-            "half": (i + 1/2) size/wanted - 1/2; "edges": i size/wanted.
+            "half": (i + 1/2) size/wanted - 1/2; "edges": i size/wanted; "smooth": as "half", each
+            place as wide as the places of the output are apart (antialiasing).
     """
     steps = np.arange(wanted, dtype=np.float64)
     if alignment == "corners":
         place = steps * ((size - 1) / (wanted - 1) if wanted > 1 else 0.0)
-    elif alignment == "half":
+    elif alignment in ("half", "smooth"):
         place = (steps + 0.5) * (size / wanted) - 0.5
     else:
         place = steps * (size / wanted)
@@ -114,6 +115,10 @@ def resize_matrix(size: int, wanted: int, mode: str, alignment: str) -> Array:
         chosen = np.floor(place + (0.5 if alignment != "edges" else 0.0) + 1e-12)
         index = np.clip(chosen, 0, size - 1).astype(int)
         return np.asarray(np.eye(size)[index])
+    if alignment == "smooth":
+        distance = place[:, None] - np.arange(size)
+        weights = _kernel(distance / max(size / wanted, 1.0), mode)
+        return np.asarray(weights / weights.sum(axis=1, keepdims=True))
     reach = 2 if mode in ("cubic", "catmull") else 1
     if mode == "linear":
         place = np.clip(place, 0.0, size - 1.0)
@@ -143,6 +148,7 @@ def _resizes(record: Recorded) -> Iterator[Guess]:
     named = str(record.attributes.get("mode", "nearest"))
     mode = {"bilinear": "linear", "trilinear": "linear", "bicubic": "cubic"}.get(named, named)
     alignments = ["corners"] if record.attributes.get("align_corners") else []
+    alignments += ["smooth"] if record.attributes.get("antialias") else []
     first = "edges" if mode == "nearest" else "half"
     mode = "nearest" if mode == "nearest-exact" else mode
     for alignment in (*alignments, first, "half", "corners", "edges"):

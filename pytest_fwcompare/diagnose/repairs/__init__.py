@@ -5,6 +5,7 @@ from __future__ import annotations
 from pytest_fwcompare.diagnose.repairs import (
     activations,
     attention,
+    blocks,
     convolution,
     heads,
     losses,
@@ -29,6 +30,7 @@ __all__ = [
     "attention",
     "recurrent",
     "order",
+    "blocks",
     "patterns",
     "segments",
     "sources",

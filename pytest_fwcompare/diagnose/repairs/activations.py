@@ -339,6 +339,18 @@ def extra_activation(spot: Spot) -> Iterator[Candidate]:
             culprit = (path, None) if path != own and path not in spot.graph.containers else None
             text = f"{name} applied to its input first"
             yield Candidate("activation-place", text, {spot.place: changed}, culprit=culprit)
+        for name, made in _limited(spot, argument):
+            changed = attempt(spot.operation, spot.replaced(number, made))
+            if changed is not None:
+                yield Candidate("clipping", f"{name} of its input", {spot.place: changed})
+
+
+def _limited(spot: Spot, x: Array) -> Iterator[tuple[str, Array]]:
+    """A tensor within limits that a tensor of the port reaches more than once."""
+    for target in spot.prover.targets(x):
+        low, high = float(target.min()), float(target.max())
+        if (target == low).sum() > 1 and (target == high).sum() > 1 and low < high:
+            yield f"limits {low:.8g} and {high:.8g}", np.clip(x, low, high)
 
 
 def _applied(x: Array) -> Iterator[tuple[str, Array]]:

@@ -107,12 +107,13 @@ class Spot:
         if kinds != {"reduction"} and self.prover.targets(self.record.value):
             return None
 
-        def after(value: Array) -> Iterator[tuple[int, Array]]:
-            values = self.replay.run({self.place: value})
-            next(values)
-            yield from itertools.islice(values, FUSED)
+        return self.following
 
-        return after
+    def following(self, value: Array) -> Iterator[tuple[int, Array]]:
+        """What the next few operations make of a changed value: position and value."""
+        values = self.replay.run({self.place: value})
+        next(values)
+        yield from itertools.islice(values, FUSED)
 
 
 FUSED = 3

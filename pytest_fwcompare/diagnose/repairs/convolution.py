@@ -277,6 +277,7 @@ def alignment(spot: Spot) -> Iterator[Candidate]:
         "corners": "corners aligned",
         "half": "half-pixel centres",
         "edges": "places i * scale without an offset",
+        "smooth": "half-pixel centres, antialiased",
     }
     for mode in dict.fromkeys((options["mode"], "nearest", "linear", "cubic", "catmull")):
         for place in names:

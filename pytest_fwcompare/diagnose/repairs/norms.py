@@ -9,7 +9,7 @@ import numpy as np
 
 from pytest_fwcompare.backends.base import Array
 from pytest_fwcompare.diagnose.operations.norms import axis_sets
-from pytest_fwcompare.diagnose.prove import Candidate
+from pytest_fwcompare.diagnose.prove import Candidate, is_fitted
 from pytest_fwcompare.diagnose.repairs.base import Spot, decades, repair, show
 
 
@@ -17,6 +17,11 @@ from pytest_fwcompare.diagnose.repairs.base import Spot, decades, repair, show
 def epsilon(spot: Spot) -> Iterator[Candidate]:
     """Another epsilon, solved for; epsilon outside the root."""
     eps = spot.operation.options["eps"]
+    if spot.operation.options.get("outside"):
+        text = "under the root, epsilon"
+        yield from spot.change("norm-epsilon", "epsilon added under the root", outside=False)
+        within = decades(-16, 1, 1)
+        yield from spot.solved("norm-epsilon", text, "eps", eps, within, outside=False)
     yield from spot.change("norm-epsilon", f"no epsilon (reference {show(eps)})", eps=0.0)
     yield from spot.solved("norm-epsilon", "epsilon", "eps", eps, decades(-16, 1, 1))
     yield from spot.change("norm-epsilon", "epsilon added after the root", outside=True)
@@ -41,6 +46,10 @@ def statistics(spot: Spot) -> Iterator[Candidate]:
             cause, "mean and variance exchanged", mean=variance, variance=np.abs(mean)
         )
         yield from spot.change(cause, "the running variance squared", variance=variance**2)
+        # The epsilon stays where it is: under the root, or added to what is no root any more.
+        total = variance + options["eps"]
+        text = "the running variance for the deviation"
+        yield from spot.change(cause, text, variance=total**2 - options["eps"])
         yield from spot.change(
             cause, "no running statistics", mean=np.zeros_like(mean), variance=np.ones_like(mean)
         )
@@ -56,6 +65,8 @@ def statistics(spot: Spot) -> Iterator[Candidate]:
     # Of the batch: what running statistics are made of.
     cause = "running-statistics" if 0 in options.get("axes", ()) else "reduction"
     yield from spot.change(cause, text, ddof=1 - ddof)
+    if not options.get("groups"):
+        yield from spot.change("reduction", "the sum of the squares for their mean", summed=True)
     if x.ndim > 1 and not options.get("groups"):
         stats = tuple(options["axes"])
         fixed = {"mean": np.zeros((1,) * x.ndim), "variance": np.ones((1,) * x.ndim)}
@@ -139,6 +150,42 @@ def affine(spot: Spot) -> Iterator[Candidate]:
         yield from spot.change(cause, "the shift before the scale", bias=bias * weight)
 
 
+def divides(spot: Spot) -> bool:
+    """Whether what is made here is a divisor a few operations later: a norm by hand."""
+    front = [spot.place]
+    for _ in range(5):
+        before, front = set(front), [p for place in front for p in spot.graph.consumers[place]]
+        for place in front:
+            operation = spot.replay.operation(place)
+            if operation is None or operation.options.get("function") not in ("divide", "rsqrt"):
+                continue
+            if spot.replay.source(place, len(operation.arguments) - 1) in before:
+                return True
+    return False
+
+
+@repair("activation", "reduction")
+def length_epsilon(spot: Spot) -> Iterator[Candidate]:
+    """A length that divides, kept off zero by a limit, or by a number under or after its root."""
+    options, source = spot.operation.options, spot.replay.source(spot.place, 0)
+    limited = options["function"] == "clamp" and options.get("min") and not options.get("max")
+    inner = spot.replay.operation(source) if limited and source is not None else spot.operation
+    if inner is None or inner.options["function"] != "norm" or not divides(spot):
+        return
+    length = np.asarray(spot.operation.arguments[0] if limited else spot.record.value)
+    ways = {
+        "under the root, epsilon": lambda eps: np.sqrt(length**2 + eps),
+        "after the root, epsilon": lambda eps: length + eps,
+        "under the root, at least": lambda eps: np.sqrt(np.maximum(length**2, eps)),
+        "after the root, at least": lambda eps: np.maximum(length, eps),
+    }
+    for text, way in ways.items():
+        for number, value in spot.prover.solve(way, decades(-16, 2, 1), spot.following):
+            own = show(float(options["min"])) if limited else "none"
+            words = f"{text}={number:.10g} (reference {own})"
+            yield Candidate("norm-epsilon", words, {spot.place: value}, fitted=is_fitted(number))
+
+
 @repair("reduction")
 def reduction(spot: Spot) -> Iterator[Candidate]:
     """Another reduction, another ddof, other axes."""
@@ -156,10 +203,11 @@ def reduction(spot: Spot) -> Iterator[Candidate]:
         if other_name != name:
             text = f"{other_name} instead of {name}"
             yield from spot.change("reduction", text, function=other_name)
+    cause = "norm-axis" if name in ("norm", "var", "std") and divides(spot) else "reduction"
     for chosen in axis_sets(spot.operation.arguments[0].ndim):
         if chosen != own:
             text = f"{name} over axes {chosen} (reference {own})"
-            yield from spot.change("reduction", text, axes=chosen)
+            yield from spot.change(cause, text, axes=chosen)
     if name == "mean" and len(own) > 1:
         for count in range(1, len(own)):
             for summed in itertools.combinations(own, count):

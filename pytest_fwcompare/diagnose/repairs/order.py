@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -156,16 +156,31 @@ def _near_waves(spot: Spot) -> bool:
     learned = any(graph.records[p].parameters for p in graph.upstream([spot.place]))
     for step in range(8):
         front = list({p for place in front for p in graph.consumers[place]})
-        if not learned and any(spot.name(p) in ("sin", "cos") for p in front):
+        if not learned and any(_is_wave(spot, p) for p in front):
             return True
         if step < 3 and any(_by_waves(spot, p) for p in front):
             return True
     front = [spot.place]
     for _ in range(3):
         front = list({p for place in front for p in graph.inputs[place]})
-        if any(_by_waves(spot, p) or spot.name(p) in ("sin", "cos") for p in front):
+        if any(_by_waves(spot, p) or _is_wave(spot, p) for p in front):
             return True
     return False
+
+
+def _is_wave(spot: Spot, place: int) -> bool:
+    """Whether an operation is a sine or cosine of positions: of a constant, or beside the other.
+
+    A sine of data alone is an activation.
+    """
+    name = spot.name(place)
+    if name not in ("sin", "cos"):
+        return False
+    if place not in spot.sides.fed:
+        return True
+    other = "cos" if name == "sin" else "sin"
+    angles = spot.graph.inputs[place]
+    return any(spot.name(p) == other for angle in angles for p in spot.graph.consumers[angle])
 
 
 def nearby(graph: Graph, place: int) -> set[int]:
@@ -197,12 +212,58 @@ def is_attention(spot: Spot, place: int) -> bool:
     return False
 
 
+def _shuffles(spot: Spot) -> bool:
+    """Whether axes are split, moved and merged just around here, and the shape is as before."""
+    links = (spot.graph.inputs, spot.graph.consumers)
+    before, after = (_moves_along(spot, direction) for direction in links)
+    first, last = min([spot.place, *before]), max([spot.place, *after])
+    source = spot.replay.source(first, 0)
+    if source is None or last - first < 2:
+        return False
+    given, made = spot.graph.records[source].value, spot.graph.records[last].value
+    front = list(spot.graph.consumers[last])
+    convolved = any("convolution" in spot.replay.kind(place) for place in front)
+    return given.shape == made.shape and made.ndim > 2 and convolved
+
+
+def _moves_along(spot: Spot, links: Sequence[Sequence[int]]) -> list[int]:
+    """The next two operations before or after that move elements, where there is but one way."""
+    found, place = [], spot.place
+    for _ in range(2):
+        near = links[place]
+        if len(near) != 1 or spot.replay.kind(near[0]) != "movement":
+            break
+        place = near[0]
+        found.append(place)
+    return found
+
+
+@repair("movement")
+def regrouping(spot: Spot) -> Iterator[Candidate]:
+    """Channels split into other groups before they are shuffled, or not shuffled at all."""
+    options, x = spot.operation.options, np.asarray(spot.operation.arguments[0], np.float64)
+    if options["move"] != "reshape" or not _shuffles(spot):
+        return
+    after = _moves_along(spot, spot.graph.consumers)
+    groups = blocks(x.shape, spot.record.value.shape) or []
+    for old, new in groups:
+        if len(old) == 1 and len(new) == 2 and after:
+            shape = list(spot.record.value.shape)
+            shape[new[0]], shape[new[1]] = shape[new[1]], shape[new[0]]
+            text = f"split as {shape[new[0]]} x {shape[new[1]]} (reference the other way round)"
+            value = x.reshape(shape)
+            yield Candidate("channel-order", text, {spot.place: value}, places=(spot.place,))
+            if spot.graph.records[after[-1]].value.shape == x.shape:
+                text = "channels not shuffled"
+                yield Candidate("channel-order", text, {after[-1]: x}, True, (spot.place,))
+
+
 @repair("movement")
 def flattening(spot: Spot) -> Iterator[Candidate]:
     """Axes merged or split in another order, here alone or in all like places of the module."""
     if spot.operation.options["move"] != "reshape":
         return
-    cause = order_cause(spot)
+    cause = "channel-order" if _shuffles(spot) else order_cause(spot)
     places = alike(spot)
     shape = spot.record.value.shape
     parted = parted_axis(spot)
@@ -363,7 +424,7 @@ def _by_waves(spot: Spot, place: int) -> bool:
     own = spot.graph.downstream(spot.graph.inputs[spot.place])
     front = list(spot.graph.inputs[place])
     for _ in range(3):
-        if any(spot.name(p) in ("sin", "cos") and p not in own for p in front):
+        if any(_is_wave(spot, p) and p not in own for p in front):
             return True
         front = [p for source in front for p in spot.graph.inputs[source]]
     return False

@@ -267,7 +267,7 @@ def norm_and_sum(spot: Spot) -> Iterator[Candidate]:
     operation = spot.operation
     for consumer in spot.graph.consumers[spot.place]:
         after = spot.replay.operation(consumer)
-        if not _is_addition(after):
+        if not is_addition(after):
             continue
         assert after is not None
         for number in (0, 1):
@@ -282,7 +282,7 @@ def norm_and_sum(spot: Spot) -> Iterator[Candidate]:
                 yield Candidate("residual", text, {consumer: value}, places=(consumer,))
     source = spot.replay.source(spot.place, 0)
     before = spot.replay.operation(source) if source is not None else None
-    if not _is_addition(before):
+    if not is_addition(before):
         return
     assert before is not None
     assert source is not None
@@ -296,7 +296,8 @@ def norm_and_sum(spot: Spot) -> Iterator[Candidate]:
             yield Candidate("residual", text, {spot.place: value + other}, places=(source,))
 
 
-def _is_addition(operation: Operation | None) -> bool:
+def is_addition(operation: Operation | None) -> bool:
+    """Whether an operation adds two tensors."""
     return (
         operation is not None
         and operation.kind == "arithmetic"

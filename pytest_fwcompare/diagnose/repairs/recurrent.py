@@ -198,11 +198,35 @@ def filled_states(spot: Spot) -> Iterator[Candidate]:
 
 
 @repair("recurrent")
+def unmasked_steps(spot: Spot) -> Iterator[Candidate]:
+    """Steps beyond the end of packed sequences read as the others, in all layers or in one."""
+    options, source = spot.operation.options, spot.replay.source(spot.place, 0)
+    made = spot.replay.operation(source) if source is not None else None
+    if "sizes" not in options or made is None or made.options.get("move") != "pack":
+        return
+    padded = np.asarray(made.arguments[0], np.float64)
+    padded = np.swapaxes(padded, 0, 1) if made.options["batch_first"] else padded
+    padded = padded[: len(options["sizes"])]
+    numbers = range(len(spot.operation.arguments[1]))
+    ways = 2 if options["bidirectional"] else 1
+    choices = {"": list(numbers)}
+    if len(numbers) > ways:
+        for first in range(0, len(numbers), ways):
+            choices[f" of layer {first // ways}"] = list(range(first, first + ways))
+    for words, chosen in choices.items():
+        values = together(spot, beyond=padded, **{f"d{number}_keep": None for number in chosen})
+        text = f"steps{words} beyond the end of a sequence not skipped"
+        yield Candidate("mask", text, values)
+
+
+@repair("recurrent")
 def masked_steps(spot: Spot) -> Iterator[Candidate]:
     """Steps of padding tokens skipped."""
     operation = spot.operation
     batch_first = operation.options["batch_first"]
     x = operation.arguments[0]
+    if "sizes" in operation.options:
+        return
     batch, time = x.shape[:2] if batch_first else x.shape[1::-1]
     for place in sorted(spot.graph.upstream([spot.place])):
         record = spot.graph.records[place]
