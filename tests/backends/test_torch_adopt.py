@@ -11,7 +11,13 @@ from torch import nn  # noqa: E402
 
 from pytest_fwcompare.backends import registry  # noqa: E402
 from pytest_fwcompare.backends.base import Argument  # noqa: E402
-from pytest_fwcompare.errors import FrameworkUnavailable, ModelError, UsageError  # noqa: E402
+from pytest_fwcompare.backends.torch import adopt as torch_adopt  # noqa: E402
+from pytest_fwcompare.errors import (  # noqa: E402
+    FrameworkUnavailable,
+    ModelError,
+    OutOfMemory,
+    UsageError,
+)
 
 X = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
 
@@ -333,6 +339,17 @@ def test_a_captured_model_gives_the_same_in_every_shape(mode):
         s.forward([argument()], precision="double").outputs["output"] for s in (eager, other)
     ]
     assert np.array_equal(*shadows)
+
+
+def test_a_cotangent_that_finds_no_memory_is_told_as_such(monkeypatch):
+    _, done = run(nn.Linear(4, 2), precision="double")
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch_adopt, "own_tensor", full)
+    with pytest.raises(OutOfMemory, match="torch ran out of memory on cpu in stage 'backward'"):
+        done.backward({"output": np.ones((3, 2))})
 
 
 def test_a_missing_compiler_is_said(monkeypatch):

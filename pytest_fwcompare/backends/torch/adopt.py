@@ -290,7 +290,8 @@ class TorchPass(Pass):
             finally:
                 if recorder is not None:
                     recorder.stop()
-        self._keep_buffers(copies)
+        if copies:
+            self._keep_buffers(copies)
         self._outputs, self.skipped = flatten(result)
         self._check_outputs()
         self.outputs = {name: to_numpy(self._settled(t)) for name, t in self._outputs.items()}
@@ -335,13 +336,9 @@ class TorchPass(Pass):
         wanted = [*self._float_inputs().values(), *wanted]
         if not outputs or not (wanted or hooked):
             return [None] * len(wanted)
+        begins = self._cotangents(cotangents, outputs)
         with self._running("backward"):
-            return gradients(
-                list(outputs.values()),
-                wanted,
-                [self._cotangent(cotangents[n], t) for n, t in outputs.items()],
-                hooked,
-            )
+            return gradients(list(outputs.values()), wanted, begins, hooked)
 
     def _float_inputs(self) -> dict[str, torch.Tensor]:
         return {n: t for n, t in self._inputs.items() if t.is_floating_point()}
@@ -479,9 +476,15 @@ class TorchPass(Pass):
                     f"{shape}",
                 )
 
-    def _cotangent(self, value: Array, output: torch.Tensor) -> torch.Tensor:
-        """A cotangent as a tensor like its output."""
-        return own_tensor(value, output.dtype, output.device)
+    def _cotangents(
+        self, values: Mapping[str, Array], outputs: Mapping[str, torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """Tensors like the outputs; made before the mode is on, which would look at each call."""
+        side = self._side
+        try:
+            return [own_tensor(values[n], t.dtype, t.device) for n, t in outputs.items()]
+        except Exception as error:  # a device that is full
+            raise failed(side.role, "backward", "torch", error, str(side.device)) from error
 
     def _dtype(self, tensor: torch.Tensor) -> str:
         """NumPy name of the dtype in which a gradient of the tensor is handed out."""
