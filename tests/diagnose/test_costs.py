@@ -49,13 +49,14 @@ class Counted:
     """How often things were done while diagnosing."""
 
     def __init__(self, monkeypatch):
-        self.counts, self._patch, self.sides = Counter(), monkeypatch, []
+        self.counts, self.patch, self.sides = Counter(), monkeypatch, []
         monkeypatch.setattr(arrays, "LARGE", 0)  # a network of a few weights counts as large
         monkeypatch.setattr(arrays, "SMALL", 3)
         diagnose, made = conclusion.diagnose_finding, diagnosis.Sides
 
         def counting(*arguments):
-            with monkeypatch.context() as self._patch:
+            with monkeypatch.context() as patch:
+                self._watched = patch
                 self.count(Pair, "_pass", lambda *a: "passes")
                 self.count(Source, "_draw", lambda source, name, seed: f"drawn {name}")
                 self.count(arrays.Shelf, "__getitem__", lambda shelf, name: f"read {name}")
@@ -77,7 +78,7 @@ class Counted:
             self.counts[word(*arguments)] += 1
             return inner(*arguments, **options)
 
-        self._patch.setattr(owner, name, method)
+        self._watched.setattr(owner, name, method)
 
     def most(self, word):
         """The highest of the counts whose name begins so."""
@@ -199,3 +200,26 @@ def test_only_large_weights_are_left_out():
     assert third is plain
     assert [id(a) for a in second.arguments] == [id(made.value), id(small)]
     assert second.value is use.value
+
+
+def test_products_are_computed_by_one_thread_and_the_users_setting_is_put_back(counted):
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    def threads():
+        return {p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"}
+
+    if not threads():
+        pytest.skip("NumPy has a BLAS whose threads nobody can count")
+    inside = []
+    inner = diagnosis.Sides
+
+    def looking(*arguments, **options):
+        inside.append(threads())
+        return inner(*arguments, **options)
+
+    counted.patch.setattr(diagnosis, "Sides", looking)
+    with threadpool_limits(2, user_api="blas"):
+        before = threads()
+        judged(plant_epsilon)
+        assert inside == [{1}]
+        assert threads() == before
