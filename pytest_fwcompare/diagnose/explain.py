@@ -216,7 +216,7 @@ def explain_place(
 ) -> tuple[Diagnosis, Success | None]:
     """One culprit with its cause, if a repair proves one."""
     replay = Replay(sides.graph)
-    prover = Prover(sides, replay)
+    prover = Prover(sides, replay, place)
     location = sides.location(place)
     tried: list[str] = []
     success: Success | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +27,12 @@ SEEN = 5
 
 ONWARD = 8
 """Operations computed on after the first find, to see that the port goes on with the value."""
+
+CLOSEST = 8
+"""Tensors of the port that are most like a value, for which numbers are solved."""
+
+NEXT = 4
+"""Tensors of the port computed next behind what the culprit is computed from, likewise."""
 
 ALONE = 3
 """Operations computed on from a single find, none of which is found, that speak against it."""
@@ -120,11 +127,13 @@ class Prover:
     Args:
         sides: both passes, aligned.
         replay: recomputation of the reference.
+        culprit: position where the reference and the port part.
     """
 
-    def __init__(self, sides: Sides, replay: Replay) -> None:
+    def __init__(self, sides: Sides, replay: Replay, culprit: int | None = None) -> None:
         self.sides = sides
         self.replay = replay
+        self.culprit = culprit
         sure = [place for place, right in enumerate(sides.sure) if right and sides.telling(place)]
         shown = sum(bool(sides.alignment.matches[place]) for place in sure)
         self.patience = SEEN if len(sure) > 5 and shown > 0.8 * len(sure) else UNSEEN
@@ -254,7 +263,11 @@ class Prover:
         return [value] if observe is None else [v for _, v in observe(value)]
 
     def targets(self, value: Array) -> list[Array]:
-        """The port's tensors of that size that the reference lacks, the closest few."""
+        """The port's tensors of that size that the reference lacks: the closest, and the next.
+
+        The layers after a culprit all have tensors of a size, and some are closer to a value that
+        was not solved for yet than the one that is meant: what the port computes next is, too.
+        """
         sides = self.sides
         size = value.size
         fresh = [
@@ -265,12 +278,34 @@ class Prover:
             and sides.index.fingerprints[place].telling
         ]
         probe = fingerprint(value)
+        near = [place for place in fresh if place > self._behind][:NEXT]
         fresh.sort(
             key=lambda place: float(
                 np.abs(sides.index.fingerprints[place].figures - probe.figures).max()
             )
         )
-        return [sides.port.records[place].value for place in fresh[:8]]
+        chosen = dict.fromkeys([*fresh[:CLOSEST], *near])
+        return [sides.port.records[place].value for place in chosen]
+
+    @cached_property
+    def _behind(self) -> int:
+        """Position in the port of what the culprit is computed from, the last of it; -1 unknown.
+
+        Of a value that is there several times the first counts.
+        """
+        graph, matches = self.sides.graph, self.sides.alignment.matches
+        front = [] if self.culprit is None else list(graph.inputs[self.culprit])
+        seen, last = set(front), -1
+        while front:
+            place = front.pop()
+            if matches[place]:
+                last = max(last, min(match.index for match in matches[place]))
+                continue
+            # The port fuses it with what is computed from it.
+            more = [source for source in graph.inputs[place] if source not in seen]
+            seen.update(more)
+            front += more
+        return last
 
     def _root(
         self,
