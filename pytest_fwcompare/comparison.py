@@ -31,7 +31,7 @@ from pytest_fwcompare.records import (
 from pytest_fwcompare.running.arrays import keep_freed
 from pytest_fwcompare.running.outputs import StructureError
 from pytest_fwcompare.running.pair import Pair
-from pytest_fwcompare.running.points import arguments
+from pytest_fwcompare.running.points import arguments, called_with
 from pytest_fwcompare.running.supply import Source
 from pytest_fwcompare.sides import Opened
 from pytest_fwcompare.workers.isolation import open_guarded
@@ -131,7 +131,8 @@ def compare(
             stack.callback(theirs.side.close)
             return compare_opened(ours, theirs, asked)
 
-    made = attempted(attempt, reference, port, dtype=dtype, device=device, mode=mode)
+    axes = {"dtype": request.dtype, "device": device, "mode": mode}
+    made = attempted(attempt, reference, port, **axes)
     return replace(made, seconds=time.perf_counter() - started)
 
 
@@ -268,9 +269,15 @@ def prepare(ours: Opened, theirs: Opened, request: Request) -> Example:
         except OutOfMemory:
             raise
         except ModelError as error:
-            first = first or error
+            first = first or called_with(error, given, plan)
             continue
-        theirs.side.prepare(arguments(plan, theirs, "port", arrays))
+        given = arguments(plan, theirs, "port", arrays)
+        try:
+            theirs.side.prepare(given)
+        except OutOfMemory:
+            raise
+        except ModelError as error:
+            raise called_with(error, given, plan) from error
         return example
     assert first is not None
     raise first

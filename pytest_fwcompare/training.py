@@ -104,7 +104,7 @@ def compare_training(
         opened = []
         for role, given in zip(ROLES, (reference, port), strict=True):
             tell(f"opening the {role}")
-            opened.append(open_side(given, role, dtype=dtype, device=device, mode=mode))
+            opened.append(open_side(given, role, dtype=request.dtype, device=device, mode=mode))
             stack.callback(opened[-1].side.close)
         made = train_opened(opened[0], opened[1], request, training)
     return replace(made, seconds=time.perf_counter() - started)

@@ -77,6 +77,21 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         "inputs: expected a dict of at least one input, {name: TensorSpec, strategy or array}, "
         "got TensorSpec(('batch', 4))",
     ),
+    "a tuple of sizes for an input": (
+        lambda: compared(inputs={"x": (2, 4)}),
+        "inputs['x']: (2, 4) is a tuple; a shape is written TensorSpec((2, 4)), values are an "
+        "array: numpy.array(...)",
+    ),
+    "an unknown dtype of an input": (
+        lambda: fwc.TensorSpec((2, 4), dtype="fp32"),
+        "TensorSpec: unknown dtype 'fp32'; the dtypes are float32, float64, float16, bfloat16, "
+        "int64, int32, int16, int8, uint64, uint32, uint16, uint8, bool",
+    ),
+    "a framework by another name": (
+        lambda: require("tf"),
+        "no framework 'tf'; did you mean 'tensorflow'? The frameworks are torch, tensorflow, "
+        "keras, jax, numpy",
+    ),
     "a shape for an input": (
         lambda: compared(inputs={"x": "batch"}),
         "inputs['x']: expected a TensorSpec, a Hypothesis strategy or an array, got builtins.str",
@@ -272,3 +287,39 @@ def test_mistakes_in_calling_a_fixture(pytester: pytest.Pytester, call: str, mes
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines([f"E {message}"])
     result.stdout.no_fnmatch_line("*fixtures.py:*")
+
+
+def test_dtypes_of_numpy_and_of_frameworks_are_names_too() -> None:
+    assert fwc.TensorSpec((2,), dtype=np.float32).dtype == "float32"  # type: ignore[arg-type]
+    assert fwc.TensorSpec((2,), dtype=np.dtype("int64")).dtype == "int64"  # type: ignore[arg-type]
+    assert compared(dtype=np.float64).dtype == "float64"
+    torch = pytest.importorskip("torch")
+    assert fwc.TensorSpec((2,), dtype=torch.bool).dtype == "bool"
+
+
+def test_a_side_that_raises_says_what_it_was_called_with() -> None:
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    made = compared(
+        torch.nn.Linear(4, 3), torch.nn.Linear(4, 3), inputs={"x": fwc.TensorSpec((2, 5))}
+    )
+    assert made.verdict == "error"
+    assert "mat1 and mat2" in made.message
+    assert made.message.endswith("\nThe reference was called with x float (2, 5)")
+    image = {"x": fwc.TensorSpec((2, 8, 9, 3), axes="NHWC", port_axes="NCHW")}
+    made = compared(torch.nn.Conv2d(3, 5, 3), torch.nn.Conv2d(3, 5, 3), inputs=image)
+    assert made.message.endswith(
+        "\nThe reference was called with x float (2, 8, 9, 3); shape= and axes= of 'x' are the "
+        "reference's"
+    )
+
+
+def test_a_side_without_parameters_says_how_they_are_given() -> None:
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    with pytest.raises(MappingError) as raised:
+        compared(torch.nn.Linear(4, 3), lambda x: x @ KERNEL)
+    assert "the port has no parameters that could be set, and the other side has" in str(
+        raised.value
+    )
+    assert "is given as (function, params)" in str(raised.value)

@@ -32,6 +32,13 @@ def import_strings() -> dict[str, str]:
     return strings
 
 
+KNOWN_AS = {
+    "pytorch": "torch", "tf": "tensorflow", "tf2": "tensorflow", "flax": "jax", "equinox": "jax",
+    "linen": "jax", "nnx": "jax", "np": "numpy", "keras3": "keras", "tf_keras": "tensorflow",
+}  # fmt: skip
+"""Names that people give to frameworks, with the import name that is used here."""
+
+
 @cache
 def backend(name: str) -> Backend:
     """The backend of that name, whether or not its framework is installed.
@@ -47,9 +54,11 @@ def backend(name: str) -> Backend:
 
         return RemoteBackend(name)
     if name not in strings:
+        meant = KNOWN_AS.get(name.lower(), "")
+        hint = f"did you mean {meant!r}? The" if meant in strings else "the"
         raise UsageError(
-            f"no framework {name!r}; the frameworks are {', '.join(strings)}. Another one needs a "
-            f"backend registered under the entry point group {ENTRY_POINT_GROUP!r}"
+            f"no framework {name!r}; {hint} frameworks are {', '.join(strings)}. Another one "
+            f"needs a backend registered under the entry point group {ENTRY_POINT_GROUP!r}"
         )
     module, _, attribute = strings[name].partition(":")
     made = getattr(import_module(module), attribute)()

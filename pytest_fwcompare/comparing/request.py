@@ -10,7 +10,7 @@ from typing import Any
 from pytest_fwcompare.comparing.steadiness import Unsteady
 from pytest_fwcompare.errors import ModelError, UsageError
 from pytest_fwcompare.inputs.examples import Example, Plan, plan
-from pytest_fwcompare.inputs.spec import TensorSpec
+from pytest_fwcompare.inputs.spec import TensorSpec, dtype_name
 from pytest_fwcompare.judge.tally import Tally
 from pytest_fwcompare.sides import check_axes
 
@@ -78,6 +78,7 @@ def check_request(
     Raises:
         UsageError: with what was expected and what came.
     """
+    dtype = dtype_name(dtype)
     check_axes(dtype, device, mode)
     if isinstance(checks, str) or not checks or any(check not in CHECKS for check in checks):
         raise UsageError(

@@ -218,6 +218,11 @@ def plan(
             specs[name] = layouts[name]
             continue
         content = layouts[name].values if name in layouts else value
+        if isinstance(content, tuple) and all(isinstance(size, (int, str)) for size in content):
+            raise UsageError(
+                f"{where}[{name!r}]: {content!r} is a tuple; a shape is written "
+                f"TensorSpec({content!r}), values are an array: numpy.array(...)"
+            )
         if is_strategy(content):
             searched[name] = content
         elif isinstance(content, (list, tuple, int, float)) or hasattr(content, "__array__"):

@@ -10,6 +10,24 @@ from pytest_fwcompare.errors import UsageError
 Kind = Literal["normal", "tokens", "mask", "positive", "grid", "probability", "ragged"]
 KINDS = get_args(Kind)
 
+NUMBERS = (
+    "float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8",
+    "uint64", "uint32", "uint16", "uint8", "bool",
+)  # fmt: skip
+"""Dtypes that inputs and outputs may have."""
+
+
+def dtype_name(dtype: Any) -> str:
+    """The name of a dtype of any framework: "float32" of `torch.float32`, `np.float32` and so on.
+
+    Args:
+        dtype: a name, or a framework's own object.
+    """
+    if isinstance(dtype, str):
+        return dtype
+    name = getattr(dtype, "name", None) or getattr(dtype, "__name__", None) or str(dtype)
+    return str(name).rpartition(".")[2]
+
 
 @dataclass(frozen=True)
 class TensorSpec:
@@ -18,7 +36,8 @@ class TensorSpec:
     Attributes:
         shape: sizes; a string is a free size drawn anew for each example ("batch", "time"), the
             same for equal names.
-        dtype: NumPy name; integer dtypes make tokens, "bool" a mask.
+        dtype: NumPy name, or the dtype itself of NumPy or a framework; integer dtypes make tokens,
+            "bool" a mask.
         axes: one letter an axis in the reference, e.g. "NCHW".
         port_axes: the same letters in the port's order, e.g. "NHWC"; None: as in the reference.
         low: least value (included).
@@ -58,6 +77,11 @@ class TensorSpec:
                     f"TensorSpec: a size is an integer of at least 0 or the name of a free size, "
                     f"got {size!r} in shape {self.shape}"
                 )
+        object.__setattr__(self, "dtype", dtype_name(self.dtype))
+        if self.dtype not in NUMBERS:
+            raise UsageError(
+                f"TensorSpec: unknown dtype {self.dtype!r}; the dtypes are {', '.join(NUMBERS)}"
+            )
         if self.kind is not None and self.kind not in KINDS:
             raise UsageError(
                 f"TensorSpec: unknown kind {self.kind!r}; the kinds are {', '.join(KINDS)}"

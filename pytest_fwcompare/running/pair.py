@@ -14,6 +14,7 @@ import numpy as np
 from pytest_fwcompare.backends.base import Argument, Array, Parameter, Precision
 from pytest_fwcompare.dropout import Masks, sharing
 from pytest_fwcompare.dropout.repeats import uneven_repeats
+from pytest_fwcompare.errors import ModelError
 from pytest_fwcompare.inputs.examples import Example, Plan
 from pytest_fwcompare.inputs.spec import TensorSpec
 from pytest_fwcompare.judge.distances import representable
@@ -21,7 +22,7 @@ from pytest_fwcompare.judge.verdict import Assessment, Observed, hair, moved, nu
 from pytest_fwcompare.running import canonical
 from pytest_fwcompare.running.layouts import Layouts
 from pytest_fwcompare.running.observing import Observer, training_is_random
-from pytest_fwcompare.running.points import Point, Run, arguments
+from pytest_fwcompare.running.points import Point, Run, arguments, called_with
 from pytest_fwcompare.running.supply import Source, Supply
 from pytest_fwcompare.sides import Opened
 from pytest_fwcompare.weights.mapping import Mapping as WeightMapping
@@ -173,13 +174,17 @@ class Pair:
         backward: bool,
     ) -> Run:
         opened = self.opened(role)
-        passed = opened.side.forward(
-            self.arguments(role, point.inputs),
-            precision=precision,
-            training=training,
-            gradients=backward,
-            record=record,
-        )
+        given = self.arguments(role, point.inputs)
+        try:
+            passed = opened.side.forward(
+                given,
+                precision=precision,
+                training=training,
+                gradients=backward,
+                record=record,
+            )
+        except ModelError as error:
+            raise called_with(error, given, self.plan) from error
         for name, reason in passed.skipped.items():
             self.notices[f"{role}: output {name!r} is not compared: {reason}"] = None
         if role == "reference":

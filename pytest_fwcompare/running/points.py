@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from pytest_fwcompare.backends.base import Argument, Array, Recorded
+from pytest_fwcompare.errors import ModelError
 from pytest_fwcompare.inputs.examples import Plan
 from pytest_fwcompare.sides import Opened
 
@@ -63,3 +64,19 @@ def arguments(
             value = np.ascontiguousarray(value.transpose(axes))
         made.append(Argument(name, value, keyword=bool(spec and spec.keyword)))
     return made
+
+
+def called_with(error: ModelError, given: Sequence[Argument], plan: Plan) -> ModelError:
+    """The error with what the side was called with: its own words seldom tell."""
+    if error.stage != "forward" or type(error) is not ModelError:
+        return error
+    kinds = ["float" if each.value.dtype.kind == "f" else each.value.dtype for each in given]
+    said = ", ".join(
+        f"{each.name} {kind} {each.value.shape}" for each, kind in zip(given, kinds, strict=True)
+    )
+    swapped = [name for name, spec in plan.layouts.items() if spec.to_port is not None]
+    hint = ""
+    if error.role == "reference" and swapped:
+        hint = f"; shape= and axes= of {' and '.join(map(repr, swapped))} are the reference's"
+    text = f"{error.text}\nThe {error.role} was called with {said}{hint}"
+    return ModelError(error.role, error.stage, text)

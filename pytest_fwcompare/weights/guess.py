@@ -262,6 +262,14 @@ def check_common(made: Candidates) -> None:
     share = sum(sizes[p.name] for p in kernels if p.name in used) / max(1, total)
     if share >= 0.25 or not (made.reference or made.port):
         return
+    for role, parameters in (("reference", made.reference), ("port", made.port)):
+        if not parameters:
+            raise MappingError(
+                f"the {role} has no parameters that could be set, and the other side has: a "
+                f"function that takes its parameters is given as (function, params), a model that "
+                f'makes them when it is called needs a call before. weights="given" compares '
+                f"both sides as they are\n" + table(made.reference, made.port)
+            )
     raise MappingError(
         f"the weights of the two models cannot be paired: only {share:.0%} of the reference's "
         f"values fit anything in the port. Give weights={{port name: reference name, ...}}, a "

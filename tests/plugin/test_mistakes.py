@@ -13,7 +13,7 @@ MARKED = "import pytest\n@pytest.mark.fwcompare({})\ndef test_it(fwcompare_port)
 OPTIONS = {
     "unknown framework": (
         "--fwcompare-frameworks=numpy,pytorch",
-        "--fwcompare-frameworks: no framework 'pytorch'; the frameworks are torch, tensorflow, *",
+        "--fwcompare-frameworks: no framework 'pytorch'; did you mean 'torch'? The *",
     ),
     "no framework": (
         "--fwcompare-frameworks=,",
