@@ -243,7 +243,10 @@ class Search:
             for candidate in self.made.regrouped(plan, frontier):
                 if self.spent:
                     return best
-                if self.guard is not None and self.guard(self.made.mapping(candidate)):
+                if self.guard is not None and (
+                    takes_parts_in_another_order(candidate)
+                    or self.guard(self.made.mapping(candidate))
+                ):
                     continue
                 found = self.ask(candidate)
                 if found.better_than(best[2] if best else known):
@@ -340,6 +343,14 @@ class Search:
             self.tied.pop(choice.question, None)
             self.confirmed.add(choice.question)
         return best
+
+
+def takes_parts_in_another_order(plan: Plan) -> bool:
+    """Whether a fused layer takes its parts in another order than that of their layers.
+
+    Where names tell, that is a fault: a projection split at the wrong places.
+    """
+    return any(list(side) != sorted(side) for group in plan.groups for side in group)
 
 
 def said_of(moved: Sequence[str]) -> list[str]:

@@ -166,6 +166,39 @@ def test_query_and_key_exchanged_against_their_names_is_a_fault() -> None:
     assert found.verdict == "semantic", found.summary()
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (0, 2, 1)])
+def test_a_named_projection_that_is_split_in_the_wrong_order_is_a_fault(order: Any) -> None:
+    from torch import nn
+
+    class Apart(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.ModuleDict(
+                {name: nn.Linear(4, 4) for name in ("query", "key", "value")}
+            )
+            self.output = nn.Linear(4, 4)
+
+        def forward(self, x: Any) -> Any:
+            q, k, v = (layer(x) for layer in self.attention.values())
+            return self.output(torch.softmax(q @ k.swapaxes(1, 2), -1) @ v)
+
+    class Fused(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.ModuleDict({"packed": nn.Linear(4, 12)})
+            self.output = nn.Linear(4, 4)
+
+        def forward(self, x: Any) -> Any:
+            parts = self.attention["packed"](x).split(4, -1)
+            q, k, v = (parts[place] for place in order)
+            return self.output(torch.softmax(q @ k.swapaxes(1, 2), -1) @ v)
+
+    found = fwc.compare(
+        Apart(), Fused(), inputs={"x": fwc.TensorSpec((2, 3, 4))}, examples=2, explain=False
+    )
+    assert found.verdict == ("equivalent" if order == (0, 1, 2) else "semantic"), found.summary()
+
+
 def test_a_port_that_gives_nan_with_some_weights_is_not_taken_as_settled() -> None:
     """A variance filled with a mean gives NaN, which is no agreement."""
     net = nets.convolutions(1)
