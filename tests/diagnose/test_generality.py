@@ -122,7 +122,28 @@ def turned(how="flip"):
     return middle
 
 
+def paired(upper=False):
+    rows, columns = torch.triu_indices(8, 8, 1) if upper else torch.tril_indices(8, 8, -1)
+
+    def middle(net, x):
+        products = x[:, :, None] * net.inner(x)[:, None]
+        products = products + products.mT
+        return products[:, rows, columns][:, :8] + net.slope
+
+    return middle
+
+
+def bagged(mode="mean"):
+    def middle(net, x):
+        indices = torch.arange(21).reshape(7, 3) % 3
+        return F.embedding_bag(indices + 0, net.seed, mode=mode) + x
+
+    return middle
+
+
 FAULTS = {
+    "pairs in another order": (ROWS, paired(), paired(True), "flatten-order", "upper triangle"),
+    "sum of a bag": (ROWS, bagged(), bagged("sum"), "reduction", "sum instead of mean"),
     "mean of messages": (ROWS, messages(), messages("mean"), "reduction", "mean of each segment"),
     "greatest message": (ROWS, messages(), messages("max"), "reduction", "max of each segment"),
     "softmax over all edges": (ROWS, shares(), shares(0), "softmax-axis", "axis 0"),

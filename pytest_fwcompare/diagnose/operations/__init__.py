@@ -14,6 +14,7 @@ from pytest_fwcompare.diagnose.operations import (
     norms,
     recurrent,
     spatial,
+    tables,
 )
 from pytest_fwcompare.diagnose.operations.base import (
     Folded,
@@ -39,4 +40,5 @@ __all__ = [
     "recurrent",
     "spatial",
     "movement",
+    "tables",
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,8 @@ def anything(record: Recorded) -> Iterator[Guess]:
     floats = list(record.arguments)
     if not floats:
         return
+    if len(floats) == 3:
+        yield from _entries(floats[0], floats[1:], value)
     if len(floats) > 1:
         yield from _joins(tuple(floats), value)
     # Where only one of the arguments is moved, it need not be the first.
@@ -64,6 +66,14 @@ def _of_one(first: Array, value: Array) -> Iterator[Guess]:
         yield (first,), {"move": "broadcast", "shape": value.shape}
         yield from _tiles(first, value)
     yield from _gather(first, value)
+
+
+def _entries(first: Array, places: Sequence[Array], value: Array) -> Iterator[Guess]:
+    """x[..., rows, columns]: entries of matrices, listed."""
+    whole = all(np.array_equal(a, np.round(a)) for a in places)
+    if whole and first.ndim > 1 and all(a.shape == value.shape[-1:] for a in places):
+        where = tuple(a.astype(np.int64) for a in places)
+        yield (first,), {"move": "entries", "where": where}
 
 
 def _joins(arguments: Arguments, value: Array) -> Iterator[Guess]:
@@ -227,6 +237,11 @@ def _one(x: Array, options: Mapping[str, Any]) -> Array:
         return np.repeat(x, options["count"], axis=options["axis"])
     if move == "pad":
         return pad(x, options["widths"], options["mode"], options["fill"])
+    if move == "entries":
+        rows, columns = options["where"]
+        if rows.max(initial=-1) >= x.shape[-2] or columns.max(initial=-1) >= x.shape[-1]:
+            raise ValueError("entries of a larger matrix")
+        return x[..., rows, columns]
     if move == "gather":
         if x.shape != options["shape"]:
             raise ValueError("gathered from another shape")

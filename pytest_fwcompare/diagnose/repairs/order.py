@@ -337,21 +337,6 @@ def rolled(spot: Spot) -> Iterator[Candidate]:
 
 
 @repair("movement")
-def reversed_features(spot: Spot) -> Iterator[Candidate]:
-    """Features in reverse: left as they were, or rolled."""
-    options, x = spot.operation.options, spot.operation.arguments[0]
-    axes = tuple(np.atleast_1d(options.get("axes", ())))
-    if options["move"] != "flip" or axes not in ((-1,), (x.ndim - 1,)):
-        return
-    choices = {"features not reversed": x}
-    for shift in (1, -1):
-        choices[f"features rolled by {shift} instead of reversed"] = np.roll(x, shift, -1)
-    choices["halves exchanged instead of reversed"] = np.roll(x, x.shape[-1] // 2, -1)
-    for text, value in choices.items():
-        yield Candidate("channel-order", text, {spot.place: value}, places=(spot.place,))
-
-
-@repair("movement")
 def joining(spot: Spot) -> Iterator[Candidate]:
     """Parts joined in another order."""
     options = spot.operation.options
