@@ -14,11 +14,12 @@ import numpy as np
 
 from pytest_fwcompare.backends.base import Array, Parameter
 from pytest_fwcompare.diagnose import Diagnosis
-from pytest_fwcompare.diagnose.adjoints import adjoint, contribution
+from pytest_fwcompare.diagnose.adjoints import contribution
 from pytest_fwcompare.diagnose.align import Index, fingerprint
 from pytest_fwcompare.diagnose.graph import Graph, ancestors, common_ancestor
 from pytest_fwcompare.diagnose.locate import Sides
 from pytest_fwcompare.diagnose.operations.unrolled import Cut, input_gradient
+from pytest_fwcompare.diagnose.parameter_gradients import called, explain_parameters
 from pytest_fwcompare.diagnose.parting import TOLERANCE, distance, parted
 from pytest_fwcompare.diagnose.prove import bracketed_root
 from pytest_fwcompare.diagnose.replay import Replay
@@ -176,7 +177,7 @@ def explain_group(sides: Sides, group: Group) -> Diagnosis:
                 cause="gradient-path",
                 evidence=(
                     f"with the gradient that {text} sends back{how}, the difference of the "
-                    f"gradient of {_name(graph, group.root)} falls from {group.gap:.1e} to "
+                    f"gradient of {called(graph, group.root)} falls from {group.gap:.1e} to "
                     f"{after:.1e}",
                 ),
                 local_gap=group.gap,
@@ -199,11 +200,6 @@ def explain_group(sides: Sides, group: Group) -> Diagnosis:
         tried=tuple(tried),
         backward=True,
     )
-
-
-def _name(graph: Graph, place: int) -> str:
-    record = graph.records[place]
-    return f"{record.operation} of {record.path or 'the root'}"
 
 
 def _port_path(sides: Sides, group: Group) -> str | None:
@@ -259,7 +255,7 @@ def changes(graph: Graph, replay: Replay, group: Group) -> Iterator[Family]:
         # What one use sends back is what the others leave of the sum.
         known[unknown[0]] = group.expected - sum(known.values(), np.zeros_like(group.expected))
     for edge, part in known.items():
-        yield edge, _name(graph, edge), Scaled(group.expected - part, part)
+        yield edge, called(graph, edge), Scaled(group.expected - part, part)
     if len(edges) > 1:
         # All uses alike: the value is passed on through one changed copy.
         yield edges[0], "every use", Scaled(np.zeros_like(group.expected), group.expected)
@@ -272,7 +268,7 @@ def _all_but_one(graph: Graph, group: Group, known: Mapping[int, Array]) -> Iter
     """A copy that does not pass gradients goes into all uses but one."""
     for edge, part in known.items() if len(known) > 2 else ():
         other = next(place for place in known if place != edge)
-        text = f"every use but {_name(graph, edge)}"
+        text = f"every use but {called(graph, edge)}"
         yield other, text, Scaled(part, group.expected - part)
 
 
@@ -293,7 +289,7 @@ def _cut_loops(
             part = sum((p for p in parts if p is not None), np.zeros_like(group.expected))
             rest = group.expected - sum(known[edge] for edge in loops)
             steps = "step" if every == 1 else f"{every} steps"
-            text = f"{_name(graph, loops[0])}, {CUT} at every {steps}{words},"
+            text = f"{called(graph, loops[0])}, {CUT} at every {steps}{words},"
             yield loops[0], text, Scaled(np.asarray(rest), part)
 
 
@@ -314,7 +310,11 @@ def _other_adjoints(
             continue
         rest = group.expected - part
         if operation.kind == "activation":
-            yield edge, f"{_name(graph, edge)}, taken as the identity,", Scaled(rest, gradient)
+            yield (
+                edge,
+                f"{called(graph, edge)}, taken as the identity,",
+                Scaled(rest, gradient),
+            )
         if operation.kind == "norm" and operation.options.get("variance") is None:
             x = operation.arguments[0]
             step = 1e-6 * (np.abs(x).max() or 1.0)
@@ -324,7 +324,7 @@ def _other_adjoints(
                 up = operation.compute((x + step,), **fixed)
                 down = operation.compute((x - step,), **fixed)
                 held = gradient * (up - down) / (2 * step)
-                text = f"{_name(graph, edge)}, {INSIDE},"
+                text = f"{called(graph, edge)}, {INSIDE},"
                 yield edge, text, Scaled(rest, held)
 
 
@@ -393,94 +393,3 @@ def blame(
         # Layers in a row, and nothing between them that could be wrong.
         return before, None
     return running, (before, after)
-
-
-def explain_parameters(
-    sides: Sides,
-    mismatch: Mapping[str, tuple[Array, Array]],
-    layers: Sequence[Parameter],
-) -> list[Diagnosis]:
-    """Gradients of parameters that differ although those of all tensors agree."""
-    owners = {p.name: p for p in layers}
-    found = []
-    for name, (expected, obtained) in mismatch.items():
-        owner = owners.get(name)
-        path = owner.layer if owner is not None else name.rpartition(".")[0]
-        path = _known(path.replace("/", "."), sides.graph)
-        scale = max(float(np.abs(expected).max()), float(np.abs(obtained).max())) or 1.0
-        gap = float(np.abs(expected - obtained).max()) / scale
-        cause, text = _parameter_cause(sides, name, expected, obtained)
-        found.append(
-            Diagnosis(
-                culprit=path,
-                operation=owner.kind if owner is not None else "",
-                cause=cause,
-                evidence=(text,) if text else (),
-                local_gap=gap,
-                tried=() if text else ("a stopped or scaled gradient", "a padding row", "tying"),
-                backward=True,
-            )
-        )
-    found.sort(key=lambda d: d.cause is None)
-    return found
-
-
-def _known(path: str, graph: Graph) -> str:
-    """A layer's path as the records have it: Keras names some parameters from the model's name."""
-    rest = path.partition(".")[2]
-    return rest if path not in graph.paths and rest in graph.paths else path
-
-
-def _parameter_cause(
-    sides: Sides, name: str, expected: Array, obtained: Array
-) -> tuple[str | None, str]:
-    """Cause and evidence for one parameter's gradient."""
-    graph = sides.graph
-    uses = [place for place, r in enumerate(graph.records) if name in r.parameters]
-    replay = Replay(graph)
-    looked_up = [place for place in uses if replay.kind(place) == "embedding"]
-    scale = max(float(np.abs(expected).max()), float(np.abs(obtained).max())) or 1.0
-    wrong = np.abs(expected - obtained) > TOLERANCE * scale
-    if looked_up and expected.ndim == 2:
-        rows = np.flatnonzero(wrong.any(axis=1))
-        if rows.size == 1:
-            row, (mine, other) = int(rows[0]), (expected[rows[0]], obtained[rows[0]])
-            if not mine.any() or not other.any():
-                who = "the port" if not mine.any() else "the reference"
-                text = (
-                    f"only row {row} of {name} differs: its gradient is zero but in {who}, so it "
-                    f"is a padding row on one side alone; all other rows agree"
-                )
-                return "embedding", text
-    for place in uses if len(uses) > 1 else ():
-        part = _use(graph, replay, place, expected.shape)
-        if part is not None and np.abs(expected - part - obtained).max() <= TOLERANCE * scale:
-            text = (
-                f"without what {_name(graph, place)} sends back to {name}, the reference gives "
-                f"the port's gradient: the parameter is shared in the reference alone"
-            )
-            return "embedding" if looked_up else "gradient-path", text
-    if not obtained.any():
-        return "gradient-path", f"no gradient reaches {name} in the port"
-    factor = float(np.vdot(expected, obtained) / (np.vdot(expected, expected) or 1.0))
-    if factor and np.abs(obtained - factor * expected).max() <= TOLERANCE * scale:
-        return "gradient-path", f"the gradient of {name} is multiplied by {factor:.8g} in the port"
-    return None, ""
-
-
-def _use(graph: Graph, replay: Replay, place: int, shape: tuple[int, ...]) -> Array | None:
-    """Gradient that one use of a weight sends back to it."""
-    operation, gradient = replay.operation(place), graph.records[place].gradient
-    if operation is None or gradient is None:
-        return None
-    if operation.kind == "movement" and operation.arguments[0].shape == shape:
-        return adjoint(operation, 0, gradient)
-    if operation.kind == "linear":
-        x = operation.arguments[0].reshape(-1, shape[1])
-        return np.asarray(gradient.reshape(-1, shape[0]).T @ x)
-    if operation.kind == "embedding":
-        total = np.zeros(shape)
-        indices = operation.arguments[0].astype(np.int64).reshape(-1)
-        np.add.at(total, indices, gradient.reshape(-1, shape[1]))
-        return total
-    return None

@@ -70,6 +70,10 @@ def space(function):
     return Net(function, nn.Conv2d(4, 6, 3), nn.Conv2d(6, 3, 1))
 
 
+def patched(function):
+    return Net(function, nn.Conv2d(4, 4, 1), nn.Linear(16, 5))
+
+
 def shuffled(groups):
     def function(x):
         split = x.unflatten(1, (groups, 6 // groups))
@@ -119,6 +123,13 @@ FAULTS = {
     "no shuffle": (space, shuffled(2), lambda x: x * 1.0, IMAGE, "channel-order"),
     "antialiased": (space, resized(), resized(antialias=True), IMAGE, "resize-alignment"),
     "not antialiased": (space, resized(antialias=True), resized(), IMAGE, "resize-alignment"),
+    "patches with channels last": (
+        patched,
+        lambda x: F.unfold(x, 2, stride=2).mT,
+        lambda x: F.unfold(x, 2, stride=2).mT.unflatten(-1, (4, 4)).mT.flatten(-2),
+        IMAGE[:, :, :8],
+        "flatten-order",
+    ),
     "limits": (dense, lambda x: x * 1.0, lambda x: x.clamp(-1, 1), SEQUENCE, "clipping"),
     # None of these rules gives what the port does.
     "a length of absolute values": (
