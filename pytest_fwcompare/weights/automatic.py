@@ -13,6 +13,7 @@ from pytest_fwcompare.weights.guess import Candidates, candidates
 from pytest_fwcompare.weights.mapping import Evidence, Link, Mapping
 from pytest_fwcompare.weights.plans import Choice, Plan
 from pytest_fwcompare.weights.remnants import REASON
+from pytest_fwcompare.weights.stacks import DOUBTFUL, fused_unknown
 from pytest_fwcompare.weights.transforms import Identity
 from pytest_fwcompare.weights.usage import InUse
 
@@ -78,7 +79,9 @@ def automatic_mapping(
         if used is None:
             raise
         made = guess(used.reference, used.port, ordered=True, siblings=used.siblings)
-    sure = not made.choices and not any(link.reason == REASON for link in made.best.links)
+    doubts = {REASON, DOUBTFUL}
+    sure = not made.choices and not any(link.reason in doubts for link in made.best.links)
+    sure = sure and not fusion(made, made.best)
     if sure and (evidence is None or not made.others):
         return made.best
     if evidence is None:
@@ -153,11 +156,37 @@ class Search:
             raise ambiguous(undecided)
         notices = said_of(moved)
         if not known.settled:
+            if fused := fusion(self.made, self.made.mapping(plan)):
+                raise refused(f"{fused}: they may be fused in a way that is not known")
             notices += [
                 f"weights: {question} is taken as usual for the framework; no value confirmed it"
                 for question in self.unconfirmed()
             ]
-        return replace(self.made.mapping(plan), notices=(*notices, *self.said))
+        mapping = self.made.mapping(plan)
+        if not known.settled:
+            mapping = self.with_stacks(plan, mapping, known)
+        return replace(mapping, notices=(*notices, *self.said))
+
+    def with_stacks(self, plan: Plan, mapping: Mapping, known: Evidence) -> Mapping:
+        """The mapping with those readings of arrays that hold several others that explain more.
+
+        Raises:
+            MappingError: both explain as much.
+        """
+        doubtful = [link for link in mapping.links if link.reason == DOUBTFUL]
+        if not doubtful:
+            return mapping
+        other = self.made.mapping(plan, other_stacks=True)
+        found = self.evidence(other)
+        if found.better_than(known):
+            return other
+        if known.better_than(found):
+            return mapping
+        pairs = "; ".join(f"{link.port} from {', '.join(link.sources)}" for link in doubtful[:10])
+        raise refused(
+            f"several parameters are one array on the other side, and more than one reading fits: "
+            f"{pairs}"
+        )
 
     def with_use(
         self, used: Candidates, plan: Plan, known: Evidence
@@ -343,6 +372,22 @@ class Search:
             self.tied.pop(choice.question, None)
             self.confirmed.add(choice.question)
         return best
+
+
+def fusion(made: Candidates, mapping: Mapping) -> str:
+    """What is left over on both sides that seems to be fused in a way that is not known."""
+    return fused_unknown(
+        [p for p in made.reference if p.name in mapping.unmatched_reference],
+        [p for p in made.port if p.name in mapping.unmatched_port],
+    )
+
+
+def refused(text: str) -> MappingError:
+    """The error for arrays that hold several parameters of the other side, no value says how."""
+    return MappingError(
+        f"{text}. The outputs do not agree so. Say it with weights={{port name: (reference name, "
+        f"transform)}}, or pass a copy function; the rest is still found automatically"
+    )
 
 
 def takes_parts_in_another_order(plan: Plan) -> bool:

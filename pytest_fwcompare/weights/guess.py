@@ -21,6 +21,7 @@ from pytest_fwcompare.weights.mapping import Frontier, Link, Mapping
 from pytest_fwcompare.weights.pairs import Draft
 from pytest_fwcompare.weights.plans import Choice, Plan
 from pytest_fwcompare.weights.remnants import pair_remnants
+from pytest_fwcompare.weights.stacks import pair_stacks
 from pytest_fwcompare.weights.trees import alphabetical, units
 
 TELLING_NAMES = 0.3
@@ -60,8 +61,8 @@ class Candidates:
         """The mapping of the best guess."""
         return self.mapping(self.plan)
 
-    def mapping(self, plan: Plan) -> Mapping:
-        """The mapping that a plan describes."""
+    def mapping(self, plan: Plan, *, other_stacks: bool = False) -> Mapping:
+        """The mapping that a plan describes; `other_stacks` is of `pair_stacks`."""
         layouts = dict(plan.layouts)
         links: dict[str, Link] = {}
         left_reference: dict[str, str] = {}
@@ -94,6 +95,14 @@ class Candidates:
             )
         ]
         for link in pair_remnants(*slots):
+            links[link.port] = link
+            used.update(link.sources)
+            del left_port[link.port]
+        left = [
+            [slot for slot in side if slot.name in names]
+            for side, names in zip(slots, (left_reference.keys() - used, left_port), strict=True)
+        ]
+        for link in pair_stacks(*left, other=other_stacks):
             links[link.port] = link
             used.update(link.sources)
             del left_port[link.port]
@@ -256,7 +265,7 @@ def check_common(made: Candidates) -> None:
         MappingError: with both lists side by side.
     """
     sizes = {p.name: max(1, _size(p)) for p in made.reference}
-    used = {source for draft in made.drafts() for source in draft.sources}
+    used = {source for link in made.best.links for source in link.sources}
     kernels = [p for p in made.reference if len(p.shape) > 1] or list(made.reference)
     total = sum(sizes[p.name] for p in kernels)
     share = sum(sizes[p.name] for p in kernels if p.name in used) / max(1, total)

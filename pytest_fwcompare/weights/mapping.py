@@ -252,7 +252,7 @@ class _Piece:
 
     @property
     def may_be_partial(self) -> bool:
-        return bool(class_names(self.link.transform) & {"Take", "Assemble", "Gather"})
+        return bool(class_names(self.link.transform) & {"Take", "Slice", "Assemble", "Gather"})
 
     def covered(self, shapes: list[tuple[int, ...]]) -> Array:
         """Which elements of the source the link takes."""

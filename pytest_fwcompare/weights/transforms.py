@@ -119,6 +119,28 @@ class Take(Transform):
 
 
 @dataclass(frozen=True)
+class Slice(Transform):
+    """The part of an axis from `start` to before `stop` (one of several tables in one array)."""
+
+    start: int
+    stop: int
+    axis: int = 0
+
+    def apply(self, *sources: Array) -> Array:
+        return sources[0][self._place(sources[0].ndim)]
+
+    def adjoint(self, gradient: Array, *shapes: tuple[int, ...]) -> list[Array]:
+        whole = np.zeros(shapes[0], gradient.dtype)
+        whole[self._place(whole.ndim)] = gradient
+        return [whole]
+
+    def _place(self, rank: int) -> tuple[slice, ...]:
+        every = [slice(None)] * rank
+        every[self.axis] = slice(self.start, self.stop)
+        return tuple(every)
+
+
+@dataclass(frozen=True)
 class Concatenate(Transform):
     """Several sources one after the other along an existing axis."""
 

@@ -79,6 +79,24 @@ def turned(spot: Spot, parts: list[int]) -> bool:
     return (negated or any(by_waves(spot, place) for place in after)) and len(parts) == 2
 
 
+SQUASHED = ("sigmoid", "hard_sigmoid", "tanh")
+"""Functions that make a gate of a sum."""
+
+
+def are_gates(spot: Spot, parts: list[int]) -> bool:
+    """Whether parts of a tensor are the gates of a cell: of a recurrent loop that is written out.
+
+    Three or four, most of which end in such a function at once or after one sum. The halves of a
+    gated linear unit are two, of which one does.
+    """
+    squashed = 0
+    for place in parts:
+        after = list(spot.graph.consumers[place])
+        after += [p for q in after if spot.name(q) == "add" for p in spot.graph.consumers[q]]
+        squashed += any(spot.name(p) in SQUASHED for p in after)
+    return len(parts) in (3, 4) and squashed >= 2
+
+
 @repair("movement")
 def cutting(spot: Spot) -> Iterator[Candidate]:
     """Parts of a fused tensor taken in another order, or interleaved."""
@@ -88,7 +106,10 @@ def cutting(spot: Spot) -> Iterator[Candidate]:
     parts = siblings(spot)
     if not 2 <= len(parts) <= 4:
         return
-    cause = "position" if order_cause(spot) == "position" or turned(spot, parts) else "fused-order"
+    if order_cause(spot) == "position" or turned(spot, parts):
+        cause = "position"
+    else:
+        cause = "gate-order" if are_gates(spot, parts) else "fused-order"
     values = [spot.graph.records[place].value for place in parts]
     for order in itertools.permutations(range(len(parts))):
         if order != tuple(range(len(parts))):
