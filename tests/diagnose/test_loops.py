@@ -121,3 +121,26 @@ def test_what_comes_back_is_what_torch_says(cell: str) -> None:
         np.testing.assert_allclose(obtained, expected.numpy(), atol=1e-8)
         changed = input_gradient(known, gradient, Cut((0, 1)))
         assert np.abs(changed - obtained).max() > 1e-3
+
+
+class ByHand(nn.Module):
+    """An LSTM written out, its gates cut from one product in an order."""
+
+    def __init__(self, order=(0, 1, 2, 3)):
+        super().__init__()
+        self.order, self.x, self.h = order, nn.Linear(8, 24), nn.Linear(6, 24, bias=False)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x):
+        h = c = torch.zeros(x.shape[0], 6, dtype=x.dtype)
+        for t in range(x.shape[1]):
+            parts = (self.x(x[:, t]) + self.h(h)).chunk(4, -1)
+            i, f, g, o = (parts[k] for k in self.order)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+        return self.head(h)
+
+
+def test_the_parts_of_a_cell_written_out_are_gates():
+    found = diagnose_pair(ByHand(), ByHand((0, 2, 1, 3)), SEQUENCE)
+    assert found.cause == "gate-order"
