@@ -89,12 +89,13 @@ def are_gates(spot: Spot, parts: list[int]) -> bool:
     Three or four, most of which end in such a function at once or after one sum. The halves of a
     gated linear unit are two, of which one does.
     """
-    squashed = 0
+    squashed, seen = 0, set()
     for place in parts:
+        seen.add(spot.graph.records[place].value.tobytes())
         after = list(spot.graph.consumers[place])
         after += [p for q in after if spot.name(q) == "add" for p in spot.graph.consumers[q]]
         squashed += any(spot.name(p) in SQUASHED for p in after)
-    return len(parts) in (3, 4) and squashed >= 2
+    return len(seen) in (3, 4) and squashed >= 2
 
 
 @repair("movement")
