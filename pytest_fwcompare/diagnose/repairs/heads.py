@@ -103,57 +103,69 @@ def _scores(spot: Spot) -> tuple[int | None, int | None]:
     return None, None
 
 
+@dataclass(frozen=True)
+class Factor:
+    """One factor of a product of two tensors, its axes told apart by the product's equation.
+
+    Attributes:
+        source: position of the operation that made it.
+        word: its letters in the equation, an axis each.
+        shared: letters that it shares with the other factor and the result: batch and head.
+        summed: letters that it shares with the other factor alone.
+        own: letters that only it and the result have.
+        layout: of its axes as the operation was given them, None as they lie.
+    """
+
+    source: int
+    word: str
+    shared: tuple[str, ...]
+    summed: tuple[str, ...]
+    own: tuple[str, ...]
+    layout: tuple[int, ...] | None
+
+
+def _factors(spot: Spot, place: int) -> list[Factor]:
+    """Both factors of the product at a place, none where it cannot be read."""
+    operation, sources = spot.replay.operation(place), _sources(spot, place)
+    letters = equation_of(operation) if operation is not None else None
+    if operation is None or letters is None or sources is None:
+        return []
+    one, other, result = letters
+    both = [c for c in one if c in other]
+    shared, summed = [c for c in both if c in result], [c for c in both if c not in result]
+    found = []
+    for number, (source, word) in enumerate(zip(sources, (one, other), strict=True)):
+        own = tuple(c for c in word if c not in both)
+        layout = operation.layouts[number] if number < len(operation.layouts) else None
+        found.append(Factor(source, word, tuple(shared), tuple(summed), own, layout))
+    return found
+
+
 def _keys(spot: Spot, scores: int) -> Iterator[Heads]:
     """Query and key: what they share with each other and not with the scores is the feature."""
-    operation, sources = spot.replay.operation(scores), _sources(spot, scores)
-    letters = equation_of(operation) if operation is not None else None
-    if letters is None or sources is None:
-        return
-    one, other, result = letters
-    summed = [c for c in one if c in other and c not in result]
-    shared = [c for c in one if c in other and c in result]
-    for source, word in zip(sources, (one, other), strict=True):
-        rest = [c for c in word if c not in summed and c not in shared]
-        yield from _heads(
-            spot, source, word, shared, rest, summed, operation, sources.index(source)
-        )
+    for factor in _factors(spot, scores):
+        yield from _heads(spot, factor, time=factor.own, feature=factor.summed)
 
 
 def _values(spot: Spot, mix: int, softmax: int) -> Iterator[Heads]:
     """The values: what they share with the weights alone is the time."""
-    operation, sources = spot.replay.operation(mix), _sources(spot, mix)
-    letters = equation_of(operation) if operation is not None else None
-    if letters is None or sources is None:
-        return
-    one, other, result = letters
-    summed = [c for c in one if c in other and c not in result]
-    shared = [c for c in one if c in other and c in result]
     weights = spot.graph.downstream([softmax])
-    for number, (source, word) in enumerate(zip(sources, (one, other), strict=True)):
-        if source not in weights:
-            rest = [c for c in word if c not in summed and c not in shared]
-            yield from _heads(spot, source, word, shared, summed, rest, operation, number)
+    for factor in _factors(spot, mix):
+        if factor.source not in weights:
+            yield from _heads(spot, factor, time=factor.summed, feature=factor.own)
 
 
 def _heads(
-    spot: Spot,
-    source: int,
-    word: str,
-    shared: Sequence[str],
-    time: Sequence[str],
-    feature: Sequence[str],
-    operation: Operation | None,
-    number: int,
+    spot: Spot, factor: Factor, time: Sequence[str], feature: Sequence[str]
 ) -> Iterator[Heads]:
     """The heads of a factor, if it has one axis of each kind."""
-    if len(shared) != 2 or len(time) != 1 or len(feature) != 1 or operation is None:
+    if len(factor.shared) != 2 or len(time) != 1 or len(feature) != 1:
         return
-    batch, head = sorted(shared, key=word.index)
-    axes = [word.index(c) for c in (batch, time[0], head, feature[0])]
-    layout = operation.layouts[number] if number < len(operation.layouts) else None
-    own = [int(layout[axis]) for axis in axes] if layout is not None else axes
-    if spot.graph.records[source].value.ndim == 4:
-        yield Heads(source, (own[0], own[1], own[2], own[3]))
+    batch, head = sorted(factor.shared, key=factor.word.index)
+    axes = [factor.word.index(c) for c in (batch, time[0], head, feature[0])]
+    own = axes if factor.layout is None else [int(factor.layout[axis]) for axis in axes]
+    if spot.graph.records[factor.source].value.ndim == 4:
+        yield Heads(factor.source, (own[0], own[1], own[2], own[3]))
 
 
 def feature_first(value: Array) -> Array:
