@@ -31,6 +31,7 @@ from pytest_fwcompare.backends.jax.passes import JaxPass, to_numpy
 from pytest_fwcompare.backends.jax.shadow import Lift, lifted
 from pytest_fwcompare.backends.jax.stepwise import stepwise
 from pytest_fwcompare.backends.jax.watch import submodules
+from pytest_fwcompare.backends.loading import check_values
 from pytest_fwcompare.dropout import current
 from pytest_fwcompare.errors import ModelError, UsageError
 from pytest_fwcompare.formats import format_of
@@ -124,17 +125,10 @@ class JaxSide(Side):
 
     def load(self, values: Mapping[str, Array], precision: Precision) -> None:
         known = {parameter.name: parameter for parameter in self._parameters}
+        check_values(self.role, known.values(), values)
         held = dict(self.values(precision))
         with self.context(precision):
             for name, value in values.items():
-                if name not in known or tuple(np.shape(value)) != known[name].shape:
-                    wanted = f"shape {known[name].shape}" if name in known else "no such name"
-                    raise ModelError(
-                        self.role,
-                        "copy",
-                        f"jax: parameter {name!r} was given with shape {np.shape(value)}, the "
-                        f"model has {wanted}",
-                    )
                 held[name] = jax.numpy.asarray(np.asarray(value), self._dtype_of(precision))
                 if precision == "working":
                     own = jax.numpy.dtype(known[name].dtype)

@@ -23,7 +23,8 @@ from pytest_fwcompare.backends.base import (
 )
 from pytest_fwcompare.backends.keras.stateless import FLOATS, StatelessModel
 from pytest_fwcompare.backends.layer_trees import all_layers
-from pytest_fwcompare.errors import FwcompareError, ModelError, UsageError
+from pytest_fwcompare.backends.loading import check_values
+from pytest_fwcompare.errors import FwcompareError, ModelError
 
 Values = dict[str, Array]
 
@@ -56,18 +57,9 @@ class KerasNumpySide(Side):
 
     def load(self, values: Mapping[str, Array], precision: Precision) -> None:
         known = self.stateless.parameters
+        check_values(self.role, (parameter for parameter, _ in known.values()), values)
         for name, value in values.items():
-            if name not in known:
-                raise UsageError(
-                    f"{self.role}: no parameter {name!r} in the Keras model; its parameters are "
-                    f"{', '.join(known)}"
-                )
             parameter, _ = known[name]
-            if np.shape(value) != parameter.shape:
-                raise UsageError(
-                    f"{self.role}: parameter {name!r} has shape {parameter.shape}, got values of "
-                    f"shape {np.shape(value)}"
-                )
             dtype = "float64" if precision == "double" else parameter.dtype
             self._loaded[precision][name] = np.asarray(value).astype(dtype)
         if precision == "working" and self._own:

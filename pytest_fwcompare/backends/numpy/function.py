@@ -17,10 +17,11 @@ from pytest_fwcompare.backends.base import (
     Side,
     Stopwatch,
 )
+from pytest_fwcompare.backends.loading import check_values
 from pytest_fwcompare.backends.numpy.differentiate import pulled
 from pytest_fwcompare.backends.numpy.models import NumpyFunction
 from pytest_fwcompare.backends.numpy.side import by_kind, cast, void
-from pytest_fwcompare.errors import ModelError, UsageError
+from pytest_fwcompare.errors import ModelError
 
 ADVICE = (
     "a NumPy function has gradients only if it is written with autograd.numpy "
@@ -163,16 +164,8 @@ class FunctionSide(Side):
 
     def load(self, values: Mapping[str, Array], precision: Precision) -> None:
         held = self.read()
+        check_values(self.role, self.parameters(), values)
         for name, value in values.items():
-            if name not in held:
-                known = ", ".join(held) or "none"
-                raise UsageError(f"{self.role}: no parameter {name!r}; it has {known}")
-            if np.shape(value) != held[name].shape:
-                raise ModelError(
-                    self.role,
-                    "copy",
-                    f"{name} has shape {held[name].shape}, got {np.shape(value)}",
-                )
             if precision == "double":
                 self._double[name] = np.array(value, np.float64)
             else:

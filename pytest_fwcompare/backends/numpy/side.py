@@ -18,10 +18,11 @@ from pytest_fwcompare.backends.base import (
     Side,
     Stopwatch,
 )
+from pytest_fwcompare.backends.loading import check_values
 from pytest_fwcompare.backends.numpy.differentiate import pulled
 from pytest_fwcompare.backends.numpy.models import NumpyNetwork, bound
 from pytest_fwcompare.backends.numpy.run import Recorder, State, evaluate, options
-from pytest_fwcompare.errors import FwcompareError, ModelError, UsageError
+from pytest_fwcompare.errors import FwcompareError, ModelError
 
 Pull = Callable[[Mapping[str, Array]], Gradients]
 
@@ -101,18 +102,9 @@ class NetworkSide(Side):
         return {name: value.copy() for name, value in self.model.weights.items()}
 
     def load(self, values: Mapping[str, Array], precision: Precision) -> None:
+        check_values(self.role, self.parameters(), values)
         for name, value in values.items():
-            if name not in self.model.weights:
-                raise UsageError(
-                    f"{self.role}: no parameter {name!r}; it has {', '.join(self.model.weights)}"
-                )
             held = self.model.weights[name]
-            if np.shape(value) != held.shape:
-                raise ModelError(
-                    self.role,
-                    "copy",
-                    f"{name} has shape {held.shape}, got {np.shape(value)}",
-                )
             if precision == "double":
                 self._double[name] = np.array(value, np.float64)
             else:

@@ -21,6 +21,7 @@ from pytest_fwcompare.backends.base import (
     Stopwatch,
 )
 from pytest_fwcompare.backends.exhausted import is_exhausted, out_of_memory
+from pytest_fwcompare.backends.loading import check_values
 from pytest_fwcompare.backends.tensorflow.record import Scopes
 from pytest_fwcompare.backends.tensorflow.shadows import Shadows
 from pytest_fwcompare.backends.tensorflow.state import (
@@ -209,7 +210,9 @@ class TensorFlowSide(Side):
 
     def load(self, values: Mapping[str, Array], precision: Precision) -> None:
         """Set variables of the model, or of its shadow."""
-        owned = {entry.parameter.name: entry.variable for entry in self.entries()}
+        entries = self.entries()
+        check_values(self.role, (entry.parameter for entry in entries), values)
+        owned = {entry.parameter.name: entry.variable for entry in entries}
         chosen = {name: owned[name] for name in values}
         if precision == "double" or self.lifts:
             self.shadows.load(values, chosen, precision)

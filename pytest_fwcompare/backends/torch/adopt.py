@@ -22,6 +22,7 @@ from pytest_fwcompare.backends.base import (
     Stopwatch,
 )
 from pytest_fwcompare.backends.exhausted import failed
+from pytest_fwcompare.backends.loading import check_values
 from pytest_fwcompare.backends.torch.dropout import SharedDropout
 from pytest_fwcompare.backends.torch.exposed import gradients, one_by_one
 from pytest_fwcompare.backends.torch.flatten import flatten
@@ -119,28 +120,19 @@ class TorchSide(Side):
 
     def load(self, values: Mapping[str, Array], precision: Precision) -> None:
         known = self.slots(precision)
-        if unknown := [name for name in values if name not in known]:
-            raise UsageError(
-                f"{self.role}: no parameter {', '.join(map(repr, unknown))} in the torch model; "
-                f"its parameters are {', '.join(known)}"
-            )
+        check_values(self.role, (slot.parameter for slot in known.values()), values)
         with torch.no_grad():
             for name in values:
-                self._fill(known[name], values)
+                self._fill(known[name], values[name])
         self.loads[precision] += 1
 
-    def _fill(self, slot: Slot, values: Mapping[str, Array]) -> None:
+    def _fill(self, slot: Slot, value: Array) -> None:
         """Give a parameter its value, the old one let go before the new one is made."""
-        name, target = slot.parameter.name, slot.tensor
+        target = slot.tensor
         on_cpu = self.device.type == "cpu"
         if on_cpu and target.numel() > HEAVY:
             target.data = target.data.new_empty(0)
-        array = np.asarray(values[name], order="C")  # ascontiguousarray makes a scalar (1,)
-        if array.shape != slot.parameter.shape:
-            raise UsageError(
-                f"{self.role}: parameter {name!r} has shape {slot.parameter.shape}, got values of "
-                f"shape {array.shape}"
-            )
+        array = np.asarray(value, order="C")  # ascontiguousarray makes a scalar (1,)
         fresh = own_tensor(array, target.dtype, self.device)
         if on_cpu:
             # Other memory, not other values: records of earlier passes share the old one.
