@@ -106,6 +106,7 @@ def judge_port(case, fault_name: str | None, seed: int, examples: int, weights: 
             "port_culprit": found.port_culprit,
             "cause": found.cause,
             "evidence": found.evidence[:3],
+            "further": [(other.culprit, other.cause) for other in found.further],
             "notices": found.notices,
             "gap": found.gap,
             "noise": found.noise,
@@ -142,6 +143,8 @@ def line(row: dict) -> str:
             f" culprit {row.get('culprit')!r}{exact}{row['wanted_culprit']!r}"
             f" cause {row.get('cause')}{cause}{row['wanted_cause']}"
         )
+        if row.get("further"):
+            place += f" further {row['further']}"
     told = "" if row["right_verdict"] else f" ({row['wanted']}) {row['message']}"
     return (
         f"{mark} {row['case']}/{row['fault'] or 'right'}/{row['seed']}: {row['verdict']}{told} "
@@ -158,6 +161,7 @@ def totals(rows: list[dict]) -> str:
     exact = [row for row in located if row.get("culprit") == row["wanted_culprit"]]
     caused = [row for row in located if row.get("cause") == row["wanted_cause"]]
     wrong = [row for row in located if row.get("cause") not in (None, row["wanted_cause"])]
+    named = sum(cause is not None for row in located for _, cause in row.get("further", []))
     alarms = [r for r in rows if r["wanted"] in ("equivalent", "subgradient") and is_alarm(r)]
     calm = len(rows) - len(faulty)
     mapped = [row for row in rows if row["verdict"] != "MappingError"]
@@ -171,6 +175,7 @@ def totals(rows: list[dict]) -> str:
         f"culprit exact         {len(exact)}/{len(located)} of semantic faults found",
         f"cause right           {len(caused)}/{len(located)}",
         f"cause wrongly named   {len(wrong)}/{len(located)}",
+        f"named further places  {named} (every fault is planted alone)",
         f"seconds               {sum(row['seconds'] for row in rows):.0f}",
         "",
         confusion(rows),

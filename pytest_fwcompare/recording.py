@@ -163,6 +163,9 @@ def _figures(place: str, comparison: Comparison) -> Iterable[tuple[str, object]]
         yield f"{place}culprit", comparison.culprit
     if comparison.cause is not None:
         yield f"{place}cause", comparison.cause
+    if comparison.further:
+        others = [f"{other.culprit or '(code)'}: {other.cause}" for other in comparison.further]
+        yield f"{place}further", "; ".join(others)
     if comparison.attribution is not None:
         yield f"{place}attribution", comparison.attribution.answer
 

@@ -68,6 +68,7 @@ def conclude(blank: Comparison, pair: Pair, request: Request, story: Story) -> C
         port_culprit=found.port_culprit,
         cause=found.cause,
         evidence=found.evidence,
+        further=found.further,
         hints=found.hints,
         depth=found.depth,
         attribution=found.attribution,

@@ -14,13 +14,13 @@ from pytest_fwcompare.diagnose import BufferChange, Diagnosis, diagnose
 from pytest_fwcompare.diagnose.held import without_weights
 from pytest_fwcompare.diagnose.hints import hints
 from pytest_fwcompare.diagnose.locate import Sides
-from pytest_fwcompare.diagnose.tree import depth_rows
+from pytest_fwcompare.diagnose.tree import depth_rows, independent
 from pytest_fwcompare.dropout.cause import explain_dropout
 from pytest_fwcompare.errors import FwcompareError
 from pytest_fwcompare.inputs.examples import Example
 from pytest_fwcompare.judge.distances import unit_roundoff
 from pytest_fwcompare.judge.tally import Finding, Tally
-from pytest_fwcompare.records import Attribution, DepthRow, Verdict
+from pytest_fwcompare.records import Attribution, DepthRow, Difference, Verdict
 from pytest_fwcompare.running.arrays import Shelf
 from pytest_fwcompare.running.pair import Pair
 from pytest_fwcompare.running.points import Point, Run
@@ -52,6 +52,7 @@ class Explained:
     port_culprit: str | None = None
     cause: str | None = None
     evidence: tuple[str, ...] = ()
+    further: tuple[Difference, ...] = ()
     notices: tuple[str, ...] = ()
     depth: tuple[DepthRow, ...] = ()
     hints: tuple[str, ...] = ()
@@ -103,6 +104,7 @@ def diagnose_finding(
                 explained = _dropped(pair, explained, traced.point)
             explained = replace(
                 explained,
+                further=_further(traced, explained),
                 depth=_depth(pair, traced, explained),
                 hints=_hints(pair, traced, explained),
             )
@@ -165,6 +167,16 @@ def _explained(
         notices=_tried(found),
     )
     return explained if unstable is None else _random(pair, explained, unstable)
+
+
+def _further(traced: Traced, explained: Explained) -> tuple[Difference, ...]:
+    """Other places where a difference begins; none where somebody random was accused."""
+    if explained.verdict == "equivalent" or explained.cause != traced.found.cause:
+        return ()
+    return tuple(
+        Difference(found.culprit, found.between, found.port_culprit, found.cause, found.evidence)
+        for found in independent(traced.sides, traced.found)
+    )
 
 
 def _depth(pair: Pair, traced: Traced, explained: Explained) -> tuple[DepthRow, ...]:

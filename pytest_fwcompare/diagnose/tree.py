@@ -44,12 +44,7 @@ def depth_rows(
         layers: parameters of the reference, which tell the kinds of their layers.
     """
     made = stretches(sides)
-    faults: dict[int, Diagnosis] = {}
-    for diagnosis in (found, *found.others):
-        place = _stretch_of(sides, made, diagnosis)
-        # What is not proved and depends on a culprit may be the trace of that.
-        if place is not None and (diagnosis.cause or place not in _after(sides, made, faults)):
-            faults.setdefault(place, diagnosis)
+    faults = _faults(sides, made, found)
     backward = _backward_gaps(sides)
     after = _after(sides, made, faults)
     kinds = _kinds(sides, layers)
@@ -57,6 +52,33 @@ def depth_rows(
         _row(sides, stretch, faults.get(number), number in after, backward, kinds)
         for number, stretch in enumerate(made)
     )
+
+
+def independent(sides: Sides, found: Diagnosis) -> list[Diagnosis]:
+    """The further differences of a diagnosis that are no trace of the first.
+
+    Args:
+        sides: both recorded passes, aligned.
+        found: the diagnosis; where its culprit is a container, it speaks for all in it.
+    """
+    inside = (found.culprit or "") + "."
+    return [
+        other
+        for other in _faults(sides, stretches(sides), found).values()
+        if other is not found
+        and not (other.cause == found.cause and (other.culprit or "").startswith(inside))
+    ]
+
+
+def _faults(sides: Sides, made: Sequence[Stretch], found: Diagnosis) -> dict[int, Diagnosis]:
+    """Diagnoses by the number of the stretch where each difference begins."""
+    faults: dict[int, Diagnosis] = {}
+    for diagnosis in (found, *found.others):
+        place = _stretch_of(sides, made, diagnosis)
+        # What is not proved and depends on a culprit may be the trace of that.
+        if place is not None and (diagnosis.cause or place not in _after(sides, made, faults)):
+            faults.setdefault(place, diagnosis)
+    return faults
 
 
 def stretches(sides: Sides) -> list[Stretch]:

@@ -14,6 +14,7 @@ from pytest_fwcompare.records.parts import (
     Attribution,
     Controls,
     DepthRow,
+    Difference,
     Digest,
     Distribution,
     Drift,
@@ -39,6 +40,8 @@ class Comparison:
         port_culprit: the same for the port.
         cause: one word of the cause table, proved by `evidence`; None otherwise.
         evidence: sentences with numbers.
+        further: other places where a difference begins, in data-flow order: each was looked for
+            with those before it repaired.
         hints: options that differ between layers that belong together; only where no cause is
             proved, and never proofs themselves.
         gap: largest over all tensors; noise: largest of the port.
@@ -73,6 +76,7 @@ class Comparison:
     between: tuple[str, str] | None = None
     cause: str | None = None
     evidence: tuple[str, ...] = ()
+    further: tuple[Difference, ...] = ()
     hints: tuple[str, ...] = ()
     gap: float = 0.0
     noise: float = 0.0

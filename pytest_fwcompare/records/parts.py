@@ -83,6 +83,25 @@ class Examples:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """A further place where the port parts from the reference, which the first does not explain.
+
+    Attributes:
+        culprit: path of the reference's submodule where it begins; "" for glue code (then
+            `between` names its neighbours).
+        port_culprit: the same for the port; None where that is not known.
+        cause: one word of the cause table, proved by `evidence`; None otherwise.
+        evidence: sentences with numbers.
+    """
+
+    culprit: str | None
+    between: tuple[str, str] | None = None
+    port_culprit: str | None = None
+    cause: str | None = None
+    evidence: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class DepthRow:
     """One module of the reference, in data-flow order, as the diagnosis of a failure saw it.
 

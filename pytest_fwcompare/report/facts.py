@@ -12,7 +12,7 @@ from pytest_fwcompare.recording import Result, badness
 from pytest_fwcompare.records import Attribution, Change, Comparison, Controls, Drift, Timing
 from pytest_fwcompare.report.host import Host
 from pytest_fwcompare.report.numbers import figure, times
-from pytest_fwcompare.report.text import place, tensor_sentences, worst_tensor
+from pytest_fwcompare.report.text import further, place, tensor_sentences, worst_tensor
 
 MOST_NAMES = 8
 MOST_CHANGES = 4
@@ -27,12 +27,14 @@ class Fact(NamedTuple):
 
 def facts(comparison: Comparison) -> Iterator[Fact]:
     """Place, cause, evidence, what was compared, worst case, sensitivity, notices, versions."""
-    if where := place(comparison):
-        yield Fact("Where", "; ".join(where))
+    if found := place(comparison):
+        yield Fact("Where", "; ".join(found))
     if comparison.cause is not None:
         yield Fact("Cause", comparison.cause)
     for sentence in comparison.evidence:
         yield Fact("Evidence", sentence)
+    for where, why in further(comparison):
+        yield Fact("Also", f"{where}; {why}")
     for hint in comparison.hints:
         yield Fact("Hint", hint)
     if comparison.attribution is not None:
@@ -47,8 +49,8 @@ def facts(comparison: Comparison) -> Iterator[Fact]:
         yield from drift_facts(comparison.drift)
     for notice in comparison.notices:
         yield Fact("Notice", notice)
-    if found := versions(comparison.environment):
-        yield Fact("Versions", ", ".join(f"{name} {version}" for name, version in found.items()))
+    if known := versions(comparison.environment):
+        yield Fact("Versions", ", ".join(f"{name} {version}" for name, version in known.items()))
 
 
 def told(found: Attribution) -> str:

@@ -5,8 +5,16 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
-from pytest_fwcompare.records import Attribution, Comparison, ExampleRecord, TensorRow, Timing
+from pytest_fwcompare.records import (
+    Attribution,
+    Comparison,
+    Difference,
+    ExampleRecord,
+    TensorRow,
+    Timing,
+)
 from pytest_fwcompare.report.drift import drift_sentences
 from pytest_fwcompare.report.numbers import figure, number, seconds, size, times
 from pytest_fwcompare.report.tree import tree_lines
@@ -15,6 +23,7 @@ WIDTH = 92
 INDENT = 12
 MOST_ROWS = 6
 MOST_NAMES = 8
+MOST_FURTHER = 4
 MOST_VALUES = 400
 """Characters of an input's values that are shown."""
 
@@ -86,6 +95,7 @@ def _weight(row: TensorRow) -> float:
 def _sections(comparison: Comparison) -> Iterator[tuple[str, Iterable[str]]]:
     yield "where", place(comparison)
     yield "cause", _cause(comparison)
+    yield "also", chain.from_iterable(further(comparison))
     yield "hints", comparison.hints
     yield "keras", attribution_lines(comparison.attribution)
     yield "modules", tree_lines(comparison)
@@ -105,19 +115,35 @@ def _sections(comparison: Comparison) -> Iterator[tuple[str, Iterable[str]]]:
     yield "replay", comparison.replay.splitlines()
 
 
-def place(comparison: Comparison) -> list[str]:
-    """Where the difference begins, in the reference and in the port."""
+def place(comparison: Comparison, at: Difference | None = None) -> list[str]:
+    """Where the difference begins, in the reference and in the port.
+
+    Args:
+        comparison: a failed one.
+        at: one of its further differences; the first without.
+    """
+    found = comparison if at is None else at
     lines = []
-    if comparison.culprit:
-        lines.append(f"{comparison.culprit} of the {comparison.reference} reference")
-    elif comparison.between is not None:
-        before, after = (name or "(the ends)" for name in comparison.between)
+    if found.culprit:
+        lines.append(f"{found.culprit} of the {comparison.reference} reference")
+    elif found.between is not None:
+        before, after = (name or "(the ends)" for name in found.between)
         lines.append(f"code between {before} and {after} of the {comparison.reference} reference")
-    elif comparison.culprit == "":
+    elif found.culprit == "":
         lines.append(f"code of the {comparison.reference} reference outside its layers")
-    if comparison.port_culprit:
-        lines.append(f"{comparison.port_culprit} of the {comparison.port} port")
+    if found.port_culprit:
+        lines.append(f"{found.port_culprit} of the {comparison.port} port")
     return lines
+
+
+def further(comparison: Comparison) -> Iterator[tuple[str, str]]:
+    """The further places where a difference begins, each with why."""
+    for other in comparison.further[:MOST_FURTHER]:
+        why = ": ".join([other.cause or "no cause could be proved", *other.evidence[:1]])
+        yield "; ".join(place(comparison, other)), why
+    left = len(comparison.further) - MOST_FURTHER
+    if left > 0:
+        yield f"at {left} more", "the tree of modules shows where"
 
 
 def _cause(comparison: Comparison) -> list[str]:
