@@ -13,6 +13,7 @@ from pytest_fwcompare.records import (
     Control,
     Controls,
     DepthRow,
+    Difference,
     Distribution,
     Drift,
     ExampleRecord,
@@ -184,6 +185,16 @@ def everything() -> Comparison:
     return semantic(
         depth=DEPTH,
         hints=("epsilon is 1e-05 (eps) in a of the reference, 0.001 in b of the port",),
+        further=(
+            Difference(
+                "",
+                between=("block_2", "fc"),
+                port_culprit="add_1",
+                cause="residual",
+                evidence=("with the residual of the other branch it falls from 1 to 3e-16",),
+            ),
+            Difference("fc"),
+        ),
         attribution=ATTRIBUTION,
         examples=Examples(4, semantic().examples.worst, (0.0, 3e-9, 41000.0, float("inf"))),
         weights=(

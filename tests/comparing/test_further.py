@@ -115,7 +115,7 @@ def test_the_message_names_all_of_them_with_their_proofs():
 
 
 def test_what_follows_an_unproved_fault_is_not_called_another():
-    """Everything behind a fault that nothing repairs differs, which is no difference of its own."""
+    """Everything behind a fault that nothing repairs differs, and is no difference of its own."""
 
     class Odd(Reference):
         def forward(self, x):

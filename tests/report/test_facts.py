@@ -25,6 +25,7 @@ def test_the_facts_of_a_failure_come_in_reading_order() -> None:
         "Where",
         "Cause",
         "Evidence",
+        "Also",
         "Hint",
         "Keras or the backend",
         "Compared",
@@ -36,6 +37,14 @@ def test_the_facts_of_a_failure_come_in_reading_order() -> None:
         "Changed since",
         "Notice",
         "Versions",
+    ]
+
+
+def test_every_further_difference_is_told_with_its_reason() -> None:
+    assert said("Also", RUN[1]) == [
+        "code between block_2 and fc of the torch reference; add_1 of the tensorflow port; "
+        "residual: with the residual of the other branch it falls from 1 to 3e-16",
+        "fc of the torch reference; no cause could be proved",
     ]
 
 
