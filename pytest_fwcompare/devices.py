@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 
 KINDS = ("cpu", "cuda")
 
@@ -40,6 +41,11 @@ def kind_of(device: str) -> str:
 def only_cpu(device: str) -> bool:
     """Whether neither side runs anywhere else."""
     return {device_of(device, role) for role in ("reference", "port")} == {"cpu"}
+
+
+def is_among(device: str, names: Iterable[str]) -> bool:
+    """Whether a framework that sees devices of these names has that one; "cuda" is the first."""
+    return (f"{device}:0" if device == "cuda" else device) in names
 
 
 def why_not(dtype: str, device: str) -> str | None:

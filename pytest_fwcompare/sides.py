@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any
@@ -11,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from pytest_fwcompare.backends.base import Argument, Backend, Built, Placement, Side
-from pytest_fwcompare.backends.registry import owner, present
-from pytest_fwcompare.devices import FORMS, device_of, is_device, why_not
+from pytest_fwcompare.backends.registry import imported_backends, owner, present
+from pytest_fwcompare.devices import FORMS, device_of, is_among, is_device, why_not
 from pytest_fwcompare.errors import FrameworkUnavailable, ModelError, UsageError, WorkerDied
 from pytest_fwcompare.formats import DTYPES
 from pytest_fwcompare.networks.graph import Network
@@ -98,7 +99,10 @@ def _open(given: Any, role: str, *, dtype: str, device: str, mode: str) -> Opene
     own = False
     given = isolation.elsewhere(given, role)
     if _is_factory(given):
-        given, own = isolation.made_by(given, role, _call_factory), True
+        with ExitStack() as stack:
+            for known in imported_backends():
+                stack.enter_context(known.placing(device))
+            given, own = isolation.made_by(given, role, _call_factory), True
     if isinstance(given, Network):
         given = InFramework(given, "numpy")
     if isinstance(given, InFramework):
@@ -139,7 +143,7 @@ def check_backend(backend: Backend, dtype: str, device: str, mode: str) -> None:
     if device == "cpu":
         return
     names = backend.device_names() if "cuda" in backend.devices else ["cpu"]
-    if device not in names and not (device == "cuda" and "cuda:0" in names):
+    if not is_among(device, names):
         raise FrameworkUnavailable(
             f"device {device!r} was asked for, but {backend.name} sees {', '.join(names)} here"
         )

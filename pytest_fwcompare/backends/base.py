@@ -431,6 +431,13 @@ class Backend(ABC):
         """Build a described network as a native model in inference mode."""
         raise NotImplementedError(f"{self.name} does not build described networks")
 
+    def placing(self, device: str) -> AbstractContextManager[Any]:
+        """Around a factory's call: what it makes lives on the device, if there is such a one.
+
+        A framework that moves every model that it adopts has nothing to do.
+        """
+        return nullcontext()
+
     def environment(self) -> dict[str, Any]:
         """Plain facts for the record: version, threads, TF32 and determinism flags."""
         return {"version": self.version()}

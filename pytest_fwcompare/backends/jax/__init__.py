@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_fwcompare.backends.base import Backend, Built, Side
 from pytest_fwcompare.devices import processors
-from pytest_fwcompare.errors import FrameworkUnavailable, UsageError
+from pytest_fwcompare.errors import UsageError
 from pytest_fwcompare.formats import DTYPES
 
 if TYPE_CHECKING:
@@ -77,7 +77,10 @@ def _holds_arrays(tree: object) -> bool:
     return found
 
 
-ARRAYS = {("numpy", "ndarray"), ("jaxlib", "ArrayImpl"), ("jax", "Array"), ("jax", "Tracer")}
+ARRAYS = {
+    *(("numpy", "ndarray"), ("jaxlib", "ArrayImpl"), ("jax", "Array"), ("jax", "Tracer")),
+    ("jax", "PRNGKeyArray"),
+}
 """Package and class name of what counts as an array."""
 
 
@@ -100,19 +103,16 @@ class JaxBackend(Backend):
         return str(jax.__version__)
 
     def device_names(self) -> list[str]:
-        import jax
+        from pytest_fwcompare.backends.jax.devices import names
 
-        names = ["cpu"]
-        for device in jax.devices():
-            if device.platform in ("gpu", "cuda"):
-                names.append(f"cuda:{device.id}")
-        return names
+        return names()
 
     def owns(self, model: object) -> bool:
         return kind_of(model) is not None
 
     def adopt(self, model: Any, *, dtype: str, device: str, mode: str, own: bool) -> Side:
         from pytest_fwcompare.backends.jax.adopt import JaxSide
+        from pytest_fwcompare.backends.jax.devices import device_of
         from pytest_fwcompare.backends.jax.models import twin_of
 
         kind = kind_of(model)
@@ -125,27 +125,13 @@ class JaxBackend(Backend):
             raise UsageError(f"jax: dtype {dtype!r} is not one of {', '.join(self.dtypes)}")
         if mode not in self.modes:
             raise UsageError(f"jax: mode {mode!r} is not one of {', '.join(self.modes)}")
-        return JaxSide(
-            twin_of(kind, model, own), dtype=dtype, device=self._device(device), mode=mode
-        )
+        return JaxSide(twin_of(kind, model, own), dtype=dtype, device=device_of(device), mode=mode)
 
     def build(self, network: Network, *, dtype: str = "float32", device: str = "cpu") -> Built:
         from pytest_fwcompare.backends.jax.build import build
+        from pytest_fwcompare.backends.jax.devices import device_of
 
-        return build(network, dtype, self._device(device))
-
-    def _device(self, name: str) -> Any:
-        import jax
-
-        platform, _, number = name.partition(":")
-        try:
-            found = jax.devices("cuda" if platform == "cuda" else platform)
-            return found[int(number or 0)]
-        except (RuntimeError, IndexError, ValueError) as error:
-            raise FrameworkUnavailable(
-                f"jax: device {name!r} was asked for, but there is only "
-                f"{', '.join(self.device_names())} ({error})"
-            ) from None
+        return build(network, dtype, device_of(device))
 
     def thread_count(self) -> int | None:
         """Of XLA's pool, which is as large as the processor unless somebody says so."""
@@ -158,7 +144,9 @@ class JaxBackend(Backend):
         """By XLA's allocator, whose peak cannot be reset: None if this call did not raise it."""
         if not device.startswith("cuda"):
             return None
-        held = self._device(device)
+        from pytest_fwcompare.backends.jax.devices import device_of
+
+        held = device_of(device)
         before = (held.memory_stats() or {}).get("peak_bytes_in_use")
         call()
         after = (held.memory_stats() or {}).get("peak_bytes_in_use")

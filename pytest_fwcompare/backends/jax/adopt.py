@@ -22,6 +22,7 @@ from pytest_fwcompare.backends.base import (
     Stopwatch,
 )
 from pytest_fwcompare.backends.exhausted import is_exhausted, out_of_memory
+from pytest_fwcompare.backends.jax.devices import is_cpu
 from pytest_fwcompare.backends.jax.dropout import shared_dropout
 from pytest_fwcompare.backends.jax.mixed import mixed
 from pytest_fwcompare.backends.jax.models import Twin, Values, has_numbers, is_float
@@ -42,7 +43,8 @@ def quick_jit(function: Callable[..., Any], device: Any) -> Any:
 
     Without LLVM's optimisation a shadow of the corpus compiles in half the time on a CPU.
     """
-    if device.platform != "cpu" or "compiler_options" not in inspect.signature(jax.jit).parameters:
+    known = inspect.signature(jax.jit).parameters
+    if not is_cpu(device) or "compiler_options" not in known:
         return jax.jit(function)
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
@@ -67,7 +69,7 @@ class JaxSide(Side):
             "double": quick_jit(lambda pull, cotangents: pull(cotangents), device),
         }
         # Compiling pays on a CPU; and what cannot be traced runs operation by operation.
-        self._together = mode == "eager" and device.platform == "cpu"
+        self._together = mode == "eager" and is_cpu(device)
         self._adopt()
 
     def _adopt(self) -> None:
@@ -156,7 +158,8 @@ class JaxSide(Side):
         """An array on the device; floats in the dtype of the precision, long integers short."""
         dtype = self._dtype_of(precision)
         if not has_numbers(value):
-            return value
+            here = not isinstance(value, jax.Array) or value.devices() == {self.device}
+            return value if here else jax.device_put(value, self.device)
         ready = isinstance(value, jax.Array) and value.dtype == dtype
         if ready and value.devices() == {self.device}:
             return value
@@ -181,7 +184,7 @@ class JaxSide(Side):
             wanted = "highest"
             if self.format.name == "tf32" and precision == "working":
                 wanted = "tensorfloat32"
-            if self.device.platform != "cpu" or jax.config.jax_default_matmul_precision:
+            if not is_cpu(self.device) or jax.config.jax_default_matmul_precision:
                 stack.enter_context(jax.default_matmul_precision(wanted))
             yield
 

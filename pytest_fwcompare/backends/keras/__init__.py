@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -141,6 +141,10 @@ class KerasBackend(TensorFlowBackend):
         from pytest_fwcompare.backends.keras.build import build
 
         return build(network, dtype=dtype, device=device)
+
+    def placing(self, device: str) -> AbstractContextManager[Any]:
+        """Done by the framework below, where it is that which has to."""
+        return nullcontext()
 
     def environment(self) -> dict[str, Any]:
         """That of its backend, and what Keras is set to."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import keras
@@ -11,10 +11,12 @@ import tensorflow as tf
 
 from pytest_fwcompare.backends.base import HYPERPARAMETERS, Argument
 from pytest_fwcompare.backends.keras.calling import bound_call, is_flat_dict, keys_of
+from pytest_fwcompare.backends.keras.portable import without_cudnn
 from pytest_fwcompare.backends.layer_trees import all_layers
 from pytest_fwcompare.backends.tensorflow.layers_tree import layer_owned, layer_scopes
 from pytest_fwcompare.backends.tensorflow.record import Scopes
 from pytest_fwcompare.backends.tensorflow.side import Owned, TensorFlowSide
+from pytest_fwcompare.backends.tensorflow.state import elsewhere, is_gpu
 
 
 class KerasSide(TensorFlowSide):
@@ -71,6 +73,16 @@ class KerasSide(TensorFlowSide):
                 self.call(arguments, self.tensors(arguments), False)
             self._owned = None
         self.entries()
+
+    def portable(self) -> AbstractContextManager[None]:
+        """Without what only a GPU can run."""
+        return without_cudnn() if elsewhere() else nullcontext()
+
+    @contextmanager
+    def _scope(self) -> Iterator[None]:
+        on_cpu = not is_gpu(self.device)
+        with super()._scope(), self.portable() if on_cpu else nullcontext():
+            yield
 
     def traced(self) -> None:
         """Losses that layers added while they were traced belong to a graph that is gone."""

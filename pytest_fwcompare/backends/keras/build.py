@@ -27,7 +27,7 @@ def build(network: Network, dtype: str, device: str) -> Built:
     """
     kept = format_of(dtype)
     dtype = kept.stored
-    with keras.device(device.replace("cuda", "gpu")):
+    with keras.device(keras_device(device)):
         made = _make(network, kept.name if kept.mixed else dtype)
         inputs = {
             name: keras.Input(
@@ -51,6 +51,20 @@ def build(network: Network, dtype: str, device: str) -> Built:
     )
     notices = tuple(notice for native in made.values() for notice in native.notices)
     return Built(model, placements, notices=notices)
+
+
+def keras_device(device: str) -> Any:
+    """What `keras.device` calls "cpu" or "cuda[:N]" on the backend that it has here."""
+    on = keras.backend.backend()
+    if on == "jax":
+        from pytest_fwcompare.backends.jax.devices import device_of
+
+        return device_of(device)
+    if on == "tensorflow":
+        from pytest_fwcompare.backends.tensorflow.state import device_name
+
+        return device_name(device)
+    return device.replace("cuda", "gpu")
 
 
 def _make(network: Network, dtype: str) -> dict[str, Native]:

@@ -204,7 +204,7 @@ def array_of(tensor: Any) -> Array:
 
 def calls_of(side: KerasSide, arguments: Sequence[Argument], layers: Sequence[Any]) -> list[Call]:
     """First calls of layers in one eager run of a model."""
-    with watched(layers) as calls, side.explained("forward"), tf.device(side.device):
+    with watched(layers) as calls, side.explained("forward"), side.placed():
         side.call(arguments, side.tensors(arguments), False)
     return calls
 

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
-import jax
 import keras
+import numpy as np
 
 from pytest_fwcompare.backends.base import Argument, Array, Parameter, Pass, Precision, Stopwatch
 from pytest_fwcompare.backends.jax.adopt import JaxSide
+from pytest_fwcompare.backends.jax.devices import device_of, is_cpu
 from pytest_fwcompare.backends.jax.models import Twin, Values
+from pytest_fwcompare.backends.keras.portable import without_cudnn
 from pytest_fwcompare.backends.keras.stateless import StatelessModel
 
 
 class KerasTwin(Twin):
     """The arrays of a Keras model by the names of its variables."""
 
-    def __init__(self, stateless: StatelessModel, own: bool) -> None:
-        self.stateless, self._own = stateless, own
+    def __init__(self, stateless: StatelessModel, own: bool, on_cpu: bool) -> None:
+        self.stateless, self._own, self._on_cpu = stateless, own, on_cpu
         self.model = stateless.model
         self._written: Values = {}
 
@@ -47,7 +50,9 @@ class KerasTwin(Twin):
             self.started(self.model)
         known = self.stateless.variables()
         given = {name: value for name, value in values.items() if name in known}
-        return self.stateless.call(given, arguments, keywords, training)
+        wide = any(value.dtype == np.float64 for value in given.values())
+        with without_cudnn() if wide or self._on_cpu else nullcontext():
+            return self.stateless.call(given, arguments, keywords, training)
 
     def submodules(self, model: Any) -> list[tuple[str, Any]]:
         return self.stateless.layer_paths()
@@ -59,18 +64,16 @@ class KerasJaxSide(JaxSide):
     framework = "keras"
 
     def __init__(self, model: Any, *, dtype: str, device: str, mode: str, own: bool) -> None:
-        kind, _, number = device.partition(":")
-        self._device = device.replace("cuda", "gpu")
         self.stateless = StatelessModel(model, dtype)
         super().__init__(
-            KerasTwin(self.stateless, own),
+            KerasTwin(self.stateless, own, is_cpu(device_of(device))),
             dtype=dtype,
-            device=jax.devices(kind)[int(number or 0)],
+            device=device_of(device),
             mode=mode,
         )
 
     def prepare(self, arguments: Sequence[Argument]) -> None:
-        with self.errors("forward"), self.context("working"), keras.device(self._device):
+        with self.errors("forward"), self.context("working"), keras.device(self.device):
             if self.stateless.build(arguments):
                 self._adopt()
 

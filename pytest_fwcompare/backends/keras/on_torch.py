@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import keras
 import torch
 
 from pytest_fwcompare.backends.base import Argument, Array, Pass, Precision, Stopwatch
+from pytest_fwcompare.backends.keras.portable import without_cudnn
 from pytest_fwcompare.backends.keras.stateless import StatelessModel
 from pytest_fwcompare.backends.torch.adopt import TorchSide
 from pytest_fwcompare.backends.torch.twin import Slot
@@ -59,7 +61,8 @@ class KerasModule(torch.nn.Module):  # type: ignore[misc]
             self.shared.calls += 1
             for name in stateless.seeds:
                 values[name] = values[name] + self.shared.calls
-        with keras.device(self.shared.device):
+        wide = any(value.dtype is torch.float64 for value in self._parameters.values())
+        with keras.device(self.shared.device), without_cudnn() if wide else nullcontext():
             output, changed = stateless.call(values, positional, named, self.training)
         self._buffers.update(
             {name: value.detach() for name, value in changed.items() if name in self._buffers}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pytest_fwcompare.backends.base import Backend, Built, Side
-from pytest_fwcompare.devices import processors
+from pytest_fwcompare.devices import is_among, processors
 
 if TYPE_CHECKING:
     from pytest_fwcompare.networks import Network
@@ -90,6 +90,16 @@ class TensorFlowBackend(Backend):
         from pytest_fwcompare.backends.tensorflow.build import build
 
         return build(network, dtype=dtype, device=device)
+
+    def placing(self, device: str) -> AbstractContextManager[Any]:
+        """Variables are not moved later, and what XLA compiles takes none of another device."""
+        import tensorflow as tf
+
+        from pytest_fwcompare.backends.tensorflow.state import device_name, elsewhere
+
+        if not elsewhere() or not is_among(device, self.device_names()):
+            return nullcontext()
+        return tf.device(device_name(device))  # type: ignore[no-any-return]
 
     def environment(self) -> dict[str, Any]:
         """Version, threads, oneDNN, determinism and TF32 flags."""

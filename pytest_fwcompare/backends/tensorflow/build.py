@@ -13,6 +13,7 @@ from pytest_fwcompare.backends.tensorflow import (  # noqa: F401 (they register 
     layers_space,
 )
 from pytest_fwcompare.backends.tensorflow.layers import MODULES
+from pytest_fwcompare.backends.tensorflow.state import device_name
 from pytest_fwcompare.formats import format_of
 from pytest_fwcompare.networks import Network
 from pytest_fwcompare.networks.base import Layer
@@ -94,7 +95,7 @@ def build(network: Network, dtype: str, device: str) -> Built:
         dtype: of all floating parameters and values, "float32" or "float64".
         device: "cpu", "cuda" or "cuda:N"; where the variables live.
     """
-    with tf.device(device.replace("cuda", "gpu")):
+    with tf.device(device_name(device)):
         model = NetworkModule(network, format_of(dtype).stored)
     placements = []
     for name in network.layers:

@@ -160,7 +160,7 @@ class Shadows:
         if key not in self._traced:
             owned = [(o.parameter, o.variable) for o in side.entries()]
             try:
-                with side.tracing() if record else nullcontext():
+                with side.portable(), side.tracing() if record else nullcontext():
                     trace = trace_model(
                         side.working.program(arguments, training),
                         specs,

@@ -26,6 +26,7 @@ from pytest_fwcompare.backends.tensorflow.record import Scopes
 from pytest_fwcompare.backends.tensorflow.shadows import Shadows
 from pytest_fwcompare.backends.tensorflow.state import (
     device_name,
+    elsewhere,
     is_random,
     random_state,
     reason,
@@ -111,6 +112,10 @@ class TensorFlowSide(Side):
 
     def tracing(self) -> AbstractContextManager[None]:
         """Entered while a pass is traced that will be recorded."""
+        return nullcontext()
+
+    def portable(self) -> AbstractContextManager[None]:
+        """Entered while a graph is traced that will run on a CPU, in float64."""
         return nullcontext()
 
     def traced(self) -> None:
@@ -271,7 +276,7 @@ class TensorFlowSide(Side):
 
     def _scope(self) -> AbstractContextManager[Any]:
         """The device, unless there is no other: a scope costs every eager operation a little."""
-        if self.device == "/CPU:0" and not tf.config.list_logical_devices("GPU"):
+        if self.device == "/CPU:0" and not elsewhere():
             return nullcontext()
         return tf.device(self.device)  # type: ignore[no-any-return]
 

@@ -49,7 +49,7 @@ def synchronise(tensors: Any) -> None:
     """Wait until the tensors are there."""
     for tensor in tensors:
         dense = tensor.values if isinstance(tensor, tf.IndexedSlices) else tensor
-        if "GPU" in (dense.device or ""):
+        if is_gpu(dense.device or ""):
             tf.test.experimental.sync_devices()
             return
 
@@ -58,6 +58,21 @@ def device_name(device: str) -> str:
     """TensorFlow's name of "cpu" or "cuda[:N]"."""
     kind, _, number = device.partition(":")
     return "/CPU:0" if kind == "cpu" else f"/GPU:{number or 0}"
+
+
+def is_gpu(device: str) -> bool:
+    """Whether calls return before their work is done there; of a name or a tensor's device."""
+    return "GPU" in device
+
+
+def elsewhere() -> bool:
+    """Whether there is any device beside the CPU; asking must not start TensorFlow's devices."""
+    from tensorflow.python.eager import context
+
+    if tf.config.list_physical_devices("GPU"):
+        return True
+    started = getattr(context.context(), "_initialized", True)
+    return started and len(tf.config.list_logical_devices()) > 1
 
 
 def random_state() -> Any:

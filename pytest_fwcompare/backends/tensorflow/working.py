@@ -13,7 +13,7 @@ from pytest_fwcompare.backends.base import Argument, Array, Pass, Stopwatch
 from pytest_fwcompare.backends.tensorflow.dropout import shared_dropout
 from pytest_fwcompare.backends.tensorflow.outputs import flatten
 from pytest_fwcompare.backends.tensorflow.passes import WorkingPass
-from pytest_fwcompare.backends.tensorflow.state import empty_guard, synchronise
+from pytest_fwcompare.backends.tensorflow.state import empty_guard, is_gpu, synchronise
 from pytest_fwcompare.dropout import current
 from pytest_fwcompare.errors import ModelError
 
@@ -141,7 +141,7 @@ class Working:
             synchronise([g for g in found if g is not None])
 
         # On a CPU both eager calls and functions return when they are done.
-        on_gpu = "GPU" in side.device
+        on_gpu = is_gpu(side.device)
         return Stopwatch(
             forward if on_gpu else queue,
             forward_backward if cotangents is not None else None,

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, final
 
 from pytest_fwcompare.backends.base import Backend, Built, Side
+from pytest_fwcompare.devices import is_among
 from pytest_fwcompare.errors import FrameworkUnavailable, UsageError
 from pytest_fwcompare.formats import DTYPES
 
@@ -137,7 +138,7 @@ class TorchBackend(Backend):
                 f"cuda:N"
             )
         names = self.device_names()
-        if device not in names and not (device == "cuda" and len(names) > 1):
+        if not is_among(device, names):
             raise FrameworkUnavailable(
                 f"torch: device {device!r} was asked for, but torch {self.version()} finds only "
                 f"{', '.join(names)}"

@@ -213,7 +213,7 @@ class TorchSide(Side):
     def tree(self, precision: Precision) -> Tree:
         """The twin with its modules."""
         if precision not in self._trees:
-            self._trees[precision] = Tree(self.twin(precision))
+            self._trees[precision] = Tree(self.twin(precision), self.device)
         return self._trees[precision]
 
     def slots(self, precision: Precision) -> dict[str, Slot]:

@@ -12,6 +12,7 @@ import torch
 
 from pytest_fwcompare.backends.base import Argument, Array, Stopwatch
 from pytest_fwcompare.backends.torch.flatten import flatten
+from pytest_fwcompare.backends.torch.guard import differentiable
 from pytest_fwcompare.backends.torch.modes import running
 from pytest_fwcompare.backends.torch.precision import Arithmetic, cast
 
@@ -59,8 +60,10 @@ def stopwatch(
     tensors = (*positional, *keywords.values())
     wanted = [*(t for t in tensors if t.is_floating_point()), *held]
 
+    modules = side.tree("working").modules() if device.type == "cuda" else []
+
     def run() -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        with cast(made, device):
+        with cast(made, device), differentiable(modules):
             outputs, _ = flatten(model(*positional, **keywords))
         named = [n for n in seeds if outputs[n].requires_grad]
         return [outputs[n] for n in named], [seeds[n].to(outputs[n].dtype) for n in named]

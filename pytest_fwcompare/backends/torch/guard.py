@@ -11,7 +11,7 @@ import contextlib
 import ctypes
 import itertools
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,13 +39,18 @@ class Tree:
 
     Args:
         model: a twin.
+        device: where it runs.
+
+    Attributes:
+        cuda: number of the GPU, or None on a CPU.
     """
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self, model: torch.nn.Module, device: torch.device) -> None:
         self.model = model
         self.scripted = isinstance(model, torch.jit.ScriptModule)
-        device = next((p.device for p in model.parameters()), None)
-        self.cuda = [device.index or 0] if device is not None and device.type == "cuda" else []
+        self.cuda: int | None = None
+        if device.type == "cuda":
+            self.cuda = torch.cuda.current_device() if device.index is None else device.index
         self._modules: list[torch.nn.Module] = []
         self._links = -1
 
@@ -95,9 +100,10 @@ class Guarded:
         self.dtype, self.grad = torch.get_default_dtype(), torch.is_grad_enabled()
         self.python, self.stream = python_stream(), numpy_stream()
         self.finfo = torch.finfo
-        self.rest = contextlib.ExitStack() if tree.cuda else None
-        if self.rest is not None:
-            self.rest.enter_context(torch.random.fork_rng(tree.cuda))
+        self.rest = None
+        if tree.cuda is not None:
+            self.rest = contextlib.ExitStack()
+            self.rest.enter_context(torch.random.fork_rng([tree.cuda]))
         self.torch_state = torch.default_generator.get_state()
         self.copies: dict[int, torch.Tensor] = {}
         self.buffers: list[Buffer] = []
@@ -117,8 +123,11 @@ class Guarded:
                 self._copy_buffers(module)
         seed = next(_seeds)
         torch.default_generator.manual_seed(seed)
-        if self.tree.cuda:
-            torch.cuda.manual_seed(seed)
+        if self.tree.cuda is not None:
+            with torch.cuda.device(self.tree.cuda):  # of this GPU, whichever is the current one
+                torch.cuda.manual_seed(seed)
+            if self.gradients and not self.training and self.rest is not None:
+                self.rest.enter_context(differentiable(modules))
         if self.shadow_of is not None:
             torch.finfo = finfo_of(self.shadow_of)
             torch.set_default_dtype(torch.float64)
@@ -174,6 +183,38 @@ class Guarded:
             setattr(module, key, value)
         else:
             module._buffers[key] = value
+
+
+@contextlib.contextmanager
+def differentiable(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
+    """Recurrent layers that a GPU can take back: cuDNN keeps what that needs in training only.
+
+    In training mode and without its dropout a recurrent layer computes what it does in inference
+    ("cudnn RNN backward can only be called in training mode").
+    """
+    kept = [
+        (module, module.training, getattr(module, "dropout", None))
+        for module in modules
+        if recurrent(module) and not module.training
+    ]
+    try:
+        for module, _, dropout in kept:
+            module.training = True
+            if dropout:
+                module.dropout = 0.0
+        yield
+    finally:
+        for module, training, dropout in kept:
+            module.training = training
+            if dropout:
+                module.dropout = dropout
+
+
+def recurrent(module: torch.nn.Module) -> bool:
+    """Whether cuDNN may run it: LSTM, GRU, RNN; of scripts those whose dropout is no constant."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return module.original_name in ("LSTM", "GRU", "RNN") and not module.dropout
+    return isinstance(module, torch.nn.RNNBase)
 
 
 Buffer = tuple[Any, str, torch.Tensor]

@@ -7,6 +7,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -20,6 +21,8 @@ RECOMPILATIONS = 64
 
 def missing_compiler(device: str) -> str | None:
     """Why nothing can be compiled for the device, or None."""
+    if device.startswith("cuda") and find_spec("triton") is None:
+        return "torch.compile needs Triton for a GPU (pip install triton) and found none"
     wanted = os.environ.get("CXX", "g++")
     if device == "cpu" and not any(map(shutil.which, (wanted, "g++", "clang++", "cl"))):
         return "torch.compile needs a C++ compiler (g++ or clang++) and found none"
