@@ -1,6 +1,6 @@
 """What only a GPU can show: `make test-cuda`. Needs neither network nor TensorFlow.
 
-`FWCOMPARE_CUDA_TESTS_ON=cpu make test-cuda` is a dry run; see `conftest.py`.
+`FWCOMPARE_CUDA_TESTS_ON=cpu make test-cuda` and `=second` are dry runs; see `conftest.py`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,13 @@ from pytest_fwcompare.timing.sides import time_network
 
 pytestmark = pytest.mark.cuda
 
-DEVICE = os.environ.get("FWCOMPARE_CUDA_TESTS_ON", "cuda")
-ON_CPU = DEVICE == "cpu"
-only_gpu = pytest.mark.skipif(ON_CPU, reason="only a GPU can show it")
+ON = os.environ.get("FWCOMPARE_CUDA_TESTS_ON", "cuda")
+ON_CPU = ON == "cpu"
+DEVICE = "cpu" if ON_CPU else "cuda"
+only_gpu = pytest.mark.skipif(ON != "cuda", reason="only a GPU can show it")
+
+EXAMPLES = 6 if ON == "cuda" else 2
+"""In a dry run most of the time is spent on compiling, for each example's sizes anew."""
 
 NETWORKS = {
     "lenet": lambda: zoo.lenet(size=16),
@@ -38,7 +42,7 @@ def lacks_dtype(framework, dtype):
 
 def judged(network, framework, **keywords):
     sides = InFramework(network, "numpy"), InFramework(network, framework)
-    axes = {"device": DEVICE, "examples": 6} | keywords
+    axes = {"device": DEVICE, "examples": EXAMPLES} | keywords
     return fwc.compare(*sides, inputs=network.inputs, **axes)
 
 
@@ -58,7 +62,7 @@ def test_described_networks_on_the_gpu(framework, name, dtype):
 def test_modes_on_the_gpu(framework, mode):
     if mode not in registry.backend(framework).modes:
         pytest.skip(f"{framework} has no mode {mode}")
-    found = judged(NETWORKS["lenet"](), framework, mode=mode, examples=3)
+    found = judged(NETWORKS["lenet"](), framework, mode=mode, examples=EXAMPLES // 2)
     if found.unsupported:
         pytest.skip(" ".join(found.message.split()))
     assert found.verdict == "equivalent", found.summary()
@@ -93,9 +97,46 @@ def test_torch_against_jax_on_the_gpu(gpu_torch):
         InFramework(network, "jax"),
         inputs=network.inputs,
         device=DEVICE,
-        examples=4,
+        examples=EXAMPLES,
     )
     assert found.verdict == "equivalent", found.summary()
+
+
+def test_recurrent_layers_are_taken_back_in_inference(gpu_torch):
+    """cuDNN refuses that ("cudnn RNN backward can only be called in training mode")."""
+    nn = gpu_torch.nn
+
+    class Tagger(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = nn.LSTM(5, 4, num_layers=2, dropout=0.5, bidirectional=True)
+            self.out = nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.out(self.rnn(x)[0])
+
+    model = Tagger().eval()
+    inputs = {"x": fwc.TensorSpec(("time", 2, 5))}
+    found = fwc.compare(model, model, inputs=inputs, device=DEVICE, examples=EXAMPLES)
+    assert found.verdict == "equivalent", found.summary()
+    assert not model.rnn.training
+    assert model.rnn.dropout == 0.5
+
+
+@only_gpu
+def test_random_numbers_of_the_gpu_are_noticed(gpu_torch):
+    nn = gpu_torch.nn
+    right, wrong = nn.Sequential(nn.Linear(64, 8)), nn.Sequential(nn.Linear(64, 8))
+
+    class Noisy(nn.Module):
+        def forward(self, x):
+            return nn.functional.dropout(x, 0.5, True)
+
+    wrong.append(Noisy())
+    before = gpu_torch.cuda.get_rng_state()
+    found = fwc.compare(right, wrong, inputs=INPUTS, device="cuda", examples=EXAMPLES)
+    assert (found.verdict, found.cause) == ("semantic", "dropout")
+    assert bool((gpu_torch.cuda.get_rng_state() == before).all())
 
 
 @only_gpu
@@ -164,11 +205,13 @@ def test_times_and_peaks_of_the_device(framework):
     (timing,) = time_network(
         network, [framework], network.inputs, dtype="float32", device=DEVICE, mode="eager"
     )
-    assert timing.synchronised
     assert timing.forward.median > 0
-    assert timing.device.startswith(DEVICE)
     if ON_CPU:
+        assert timing.device == "cpu"
+    if ON != "cuda":
         return
+    assert timing.device == "cuda:0"
+    assert timing.synchronised
     assert timing.peak_of == "device" or "jax" in framework
     if framework == "torch":
         assert timing.device_s is not None
