@@ -21,6 +21,7 @@ from pytest_fwcompare.judge.distances import (
     Difference,
     difference,
     finite_maximum,
+    same_lost,
     unit_roundoff,
 )
 from pytest_fwcompare.judge.measures import Measured, is_exact, is_small, measure, measure_together
@@ -48,6 +49,9 @@ tanh, 1 - y^2 is one rounding of y or zero, as the framework's tanh happens to r
 a thousand times unit scale multiply it; the jitter is zero there."""
 
 Kind = Literal["output", "input gradient", "parameter gradient", "buffer", "update"]
+
+GRADIENTS: tuple[Kind, ...] = ("input gradient", "parameter gradient")
+"""Where infinity and NaN both say no more than that the pass overflowed."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +180,9 @@ def _judge(observed: Observed, measured: Measured, dtype: str) -> Assessment:
     """The rule."""
     unit = unit_roundoff(dtype)
     gap, ours, theirs, working, scale, nonfinite64, nonfinite = measured
+    if (nonfinite or nonfinite64) and observed.kind in GRADIENTS:
+        nonfinite64 = not same_lost(observed.reference64, observed.port64)
+        nonfinite = not same_lost(observed.reference, observed.port)
     # Cancelled terms leave rounding of the size of what cancelled, whatever is left of them.
     floor = max(scale, observed.peak)
     # Where every gradient is below the rounding of what the pass began with, as when all units are

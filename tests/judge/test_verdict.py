@@ -260,6 +260,26 @@ def test_bfloat16_rounds_half_to_even_and_keeps_infinities():
     )
 
 
+@pytest.mark.parametrize("kind", ["input gradient", "parameter gradient"])
+def test_a_gradient_that_overflows_is_lost_as_infinity_or_as_nan(kind):
+    observed = replace(right(), kind=kind)
+    for name, value in (("reference", np.inf), ("port", np.nan)):
+        for dtype in ("", "64"):
+            array = getattr(observed, name + dtype).copy()
+            array[1, 2] = value
+            observed = replace(observed, **{name + dtype: array})
+    assert assess(observed).verdict == "equivalent"
+    # An output is read by someone: -inf is a logarithm's answer, NaN is none.
+    assert assess(replace(observed, kind="output")).verdict == "nonfinite"
+    # Lost on one side only, or elsewhere.
+    spread = observed.port.copy()
+    spread[3, 4] = np.nan
+    assert assess(replace(observed, port=spread)).verdict == "nonfinite"
+    assert assess(replace(observed, reference=right().reference)).verdict == "nonfinite"
+    # Nor does it hide what differs beside it.
+    assert assess(shifted(observed, 1e-3)).verdict == "semantic"
+
+
 def test_difference_counts_places_that_are_odd():
     found = difference(np.array([1.0, np.nan, 3.0]), np.array([1.0, 2.0, 3.5]))
     assert (found.odd, found.index, found.size) == (1, (1,), 0.5)
