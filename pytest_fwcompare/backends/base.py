@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 if TYPE_CHECKING:
+    from pytest_fwcompare.backends.keras.examined import Examined
     from pytest_fwcompare.networks import Network
     from pytest_fwcompare.records import Timing
     from pytest_fwcompare.weights.transforms import Transform
@@ -294,6 +295,22 @@ class Side(ABC):
         Raises:
             ModelError: stage "forward" (or "shadow" in double precision).
         """
+
+    def examine_layers(
+        self, arguments: Sequence[Argument], path: str | None, dtype: str, seed: int
+    ) -> list[Examined]:
+        """What layers of a Keras model give alone, on the values that reach them; see `Examined`.
+
+        Args:
+            arguments: of the model, whose working weights are those last loaded.
+            path: of the layer that is asked about; None: all layers.
+            dtype: working dtype.
+            seed: of the cotangents.
+
+        Returns:
+            One for each layer, in the order of their first calls; none for models of others.
+        """
+        return []
 
     def hyperparameters(self) -> dict[str, float]:
         """Epsilons and slopes of layers that `changed` can change, by "layer.attribute"."""

@@ -109,7 +109,10 @@ def diagnose_finding(
                 hints=_hints(pair, traced, explained),
             )
         return replace(
-            explained, **_attribution(pair, traced, explained, explain and unstable is None)
+            explained,
+            **_attribution(
+                pair, traced, explained, explain and unstable is None, worst.in_training
+            ),
         )
     except FwcompareError as error:
         return Explained(verdict, notices=(f"no place was looked for: {error}",))
@@ -218,7 +221,7 @@ def _dropped(pair: Pair, found: Explained, point: Point) -> Explained:
 
 
 def _attribution(
-    pair: Pair, traced: Traced, explained: Explained, explain: bool
+    pair: Pair, traced: Traced, explained: Explained, explain: bool, training: bool
 ) -> dict[str, Any]:
     """Whether Keras, its backend or the port is at fault; a verdict is never lost to it."""
     if not explain or explained.verdict not in ("semantic", "precision", "nonfinite"):
@@ -234,6 +237,7 @@ def _attribution(
             explained.culprit,
             explained.port_culprit,
             proved=explained.cause is not None,
+            training=training,
         )
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"

@@ -23,9 +23,8 @@ AMPLIFIED = 1e3
 """What float32 loses, taken down to float64, may have grown by that."""
 
 COARSE_FACTOR = 32.0
-"""Keras computes in float32 here and there on all backends but TensorFlow's, even if it is asked
-for float64 (`keras.backend.result_type`). What it gives there is told from another function only
-beyond that many times its noise."""
+"""What computed in a narrower dtype here and there although float64 was asked for is told from
+another function only beyond that many times its noise."""
 
 NOISE_FACTOR = 64.0
 """Noise in the working dtype that many times that of the formula is no rounding any more."""

@@ -157,7 +157,8 @@ class Attribution:
         documented: the class of Keras whose documentation it was held against; "" if there is no
             formula for it.
         fault: "port": Keras does what it documents; "keras": wrong on every backend; "backend":
-            wrong on some backends only; "undecided": nothing to hold it against.
+            wrong on some backends only; "undecided": nothing to hold it against; "unasked": for
+            the reason in the notes.
         backends: of Keras, those that give something else.
         answers: of every implementation that was asked.
         notes: what else should be known.
@@ -166,7 +167,7 @@ class Attribution:
     layer: str
     kind: str
     documented: str
-    fault: Literal["port", "keras", "backend", "undecided"]
+    fault: Literal["port", "keras", "backend", "undecided", "unasked"]
     backends: tuple[str, ...] = ()
     answers: tuple[Answer, ...] = ()
     notes: tuple[str, ...] = ()
@@ -180,6 +181,8 @@ class Attribution:
             return "Keras: wrong on every backend"
         if self.fault == "backend":
             return f"backend: only {' and '.join(self.backends)}"
+        if self.fault == "unasked":
+            return "Keras or the backend: not asked"
         return "Keras or the backend: cannot be told"
 
 

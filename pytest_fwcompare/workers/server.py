@@ -223,6 +223,24 @@ class Server:
         """See `Pass.recorded`."""
         return self._pass(passed).recorded()
 
+    # Layers of Keras -------------------------------------------------------------------------
+
+    def do_examine(
+        self, side: int, arguments: list[Any], path: str | None, dtype: str, seed: int
+    ) -> list[Any]:
+        """See `Side.examine_layers`."""
+        return self._side(side).examine_layers(arguments, path, dtype, seed)
+
+    def do_layers(self, jobs: list[Any]) -> list[Any]:
+        """What layers of another process give on the backend that Keras has here."""
+        _require("keras")
+        from pytest_fwcompare.backends.tensorflow import prepare_import
+
+        prepare_import()
+        from pytest_fwcompare.backends.keras.elsewhere import run_job
+
+        return [run_job(job) for job in jobs]
+
     # Timing ----------------------------------------------------------------------------------
 
     def do_stopwatch(

@@ -25,6 +25,7 @@ from pytest_fwcompare.records import Timing
 from pytest_fwcompare.workers.process import Task, Worker
 
 if TYPE_CHECKING:
+    from pytest_fwcompare.backends.keras.examined import Examined
     from pytest_fwcompare.workers.remote import RemoteBackend, RemoteModel
 
 OTHER_KERAS = ("torch", "jax", "numpy")
@@ -116,6 +117,21 @@ class RemoteSide(Side):
         self.rounded_constants[:] = made["rounded_constants"]
         self.note_reduced(made["reduced"])
         return RemotePass(self, made, about)
+
+    def examine_layers(
+        self, arguments: Sequence[Argument], path: str | None, dtype: str, seed: int
+    ) -> list[Examined]:
+        found: list[Examined] = self.ask(
+            "examine",
+            "forward",
+            Shown(arguments),
+            side=self.number,
+            arguments=list(arguments),
+            path=path,
+            dtype=dtype,
+            seed=seed,
+        )
+        return found
 
     def stopwatch(
         self, arguments: Sequence[Argument], cotangents: Mapping[str, Array] | None

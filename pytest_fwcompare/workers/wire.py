@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from pytest_fwcompare.backends.base import Argument, Gradients, Parameter, Placement, Recorded
+from pytest_fwcompare.backends.keras.examined import Examined, Formula, Job, Ran
 from pytest_fwcompare.errors import FwcompareError
 from pytest_fwcompare.networks.graph import Network
 from pytest_fwcompare.networks.plain import from_plain, to_plain
 from pytest_fwcompare.weights import transforms
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised with every change of what is sent; both halves must agree."""
 
 TAG = "~"
@@ -46,6 +47,10 @@ VALUES: dict[str, Any] = {
         Parameter,
         Placement,
         Recorded,
+        Examined,
+        Formula,
+        Job,
+        Ran,
         *(
             kind
             for kind in vars(transforms).values()

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from pytest_fwcompare.backends.base import HYPERPARAMETERS, Argument
 from pytest_fwcompare.backends.keras.calling import bound_call, is_flat_dict, keys_of
+from pytest_fwcompare.backends.keras.examinable import Examinable
 from pytest_fwcompare.backends.keras.portable import without_cudnn
 from pytest_fwcompare.backends.layer_trees import all_layers
 from pytest_fwcompare.backends.tensorflow.layers_tree import layer_owned, layer_scopes
@@ -19,13 +20,14 @@ from pytest_fwcompare.backends.tensorflow.side import Owned, TensorFlowSide
 from pytest_fwcompare.backends.tensorflow.state import elsewhere, is_gpu
 
 
-class KerasSide(TensorFlowSide):
+class KerasSide(Examinable, TensorFlowSide):
     """A Keras 3 model, run in place."""
 
     framework = "keras"
 
     def __init__(self, model: Any, *, dtype: str, device: str, mode: str, own: bool) -> None:
         super().__init__(model, dtype=dtype, device=device, mode=mode, own=own)
+        self.asked_device = device
         self._policies: list[tuple[Any, Any]] = []
         if self.format.mixed:
             self._mix()
@@ -45,6 +47,16 @@ class KerasSide(TensorFlowSide):
             layer.dtype_policy = policy
         self._policies.clear()
         super().close()
+
+    @property
+    def keras_model(self) -> Any:
+        """The model, which is run in place."""
+        return self.model
+
+    def call_eagerly(self, arguments: Sequence[Argument]) -> None:
+        """See `Examinable`."""
+        with self.explained("forward"), self.placed():
+            self.call(arguments, self.tensors(arguments), False)
 
     def all_variables(self) -> list[Any]:
         """Weights, seeds and counters, and the process' own seed if there is one."""

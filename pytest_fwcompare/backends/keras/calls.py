@@ -1,4 +1,4 @@
-"""Single layers of a Keras model: found by path, watched while they are called, run alone."""
+"""Single layers of a Keras model: found by path, and watched while they are called."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import keras
 import numpy as np
-import tensorflow as tf
 
-from pytest_fwcompare.backends.base import Argument, Array, Precision
-from pytest_fwcompare.backends.keras.adopt import KerasSide
-from pytest_fwcompare.backends.keras.documented import FORMULAS
-from pytest_fwcompare.backends.keras.runner import packed
+from pytest_fwcompare.backends.base import Array
 
 PLAIN = (bool, int, float, str, type(None))
 
@@ -26,8 +23,9 @@ class Call:
     Attributes:
         layer: the Keras layer.
         path: its path in the model.
-        structure: positional and keyword arguments as plain data; `runner.packed` reads it.
+        structure: positional and keyword arguments as plain data; `alone.packed` reads it.
         tensors: the arrays among them.
+        weights: of the layer during the call, in the order of `layer.weights`.
         keywords: names of keyword arguments that hold tensors.
         options: further arguments that are neither None nor False, by name; positional ones by
             number.
@@ -38,6 +36,7 @@ class Call:
     path: str
     structure: Any = None
     tensors: tuple[Array, ...] = ()
+    weights: tuple[Array, ...] = ()
     keywords: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
@@ -93,8 +92,35 @@ def find_layer(model: Any, path: str) -> tuple[str, Any] | None:
     whole layer.
 
     Returns:
-        None if there is no such layer, or if it is code of the user's own.
+        None if there is no such layer, or if it is code of the user's own; see `why_none`.
     """
+    nearest = _nearest(model, path)
+    if nearest is None:
+        return None
+    found, layer, around = nearest
+    parts = found.split("/") if found else []
+    for depth, outer in enumerate((*around, layer)):
+        if own_class(outer):
+            path = "/".join(parts[:depth]) or str(outer.name)
+            return None if is_foreign(outer) else (path, outer)
+    return None
+
+
+def why_none(model: Any, path: str) -> str:
+    """Why `find_layer` finds nothing."""
+    nearest = _nearest(model, path)
+    if nearest is None:
+        return f"no layer of the Keras model is called {path!r}"
+    _, layer, around = nearest
+    own = [one for one in (*around, layer) if not type(one).__module__.startswith("keras.")]
+    if not own:
+        return f"{path} is a model of layers ({type(layer).__name__}), and none of them"
+    name = type(own[-1]).__name__
+    return f"{path} is code of your own ({name}), of which Keras documents nothing"
+
+
+def _nearest(model: Any, path: str) -> tuple[str, Any, tuple[Any, ...]] | None:
+    """The layer whose path has the most names in common with another one, from its end."""
     wanted = re.split("[./]", path)
     best: tuple[int, str, Any, tuple[Any, ...]] | None = None
     for found, layer, around in layer_paths(model):
@@ -104,15 +130,7 @@ def find_layer(model: Any, path: str) -> tuple[str, Any] | None:
         shared = _ending(names, wanted)
         if best is None or shared > best[0]:
             best = shared, found, layer, around
-    if best is None:
-        return None
-    _, found, layer, around = best
-    parts = found.split("/") if found else []
-    for depth, outer in enumerate((*around, layer)):
-        if own_class(outer):
-            path = "/".join(parts[:depth]) or str(outer.name)
-            return None if is_foreign(outer) else (path, outer)
-    return None
+    return None if best is None else best[1:]
 
 
 def _ending(names: Sequence[str], wanted: Sequence[str]) -> int:
@@ -162,7 +180,7 @@ def _noted(path: str, layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
     tensors: list[Array] = []
 
     def plain(value: Any) -> Any:
-        if isinstance(value, (tf.Tensor, tf.Variable)):
+        if isinstance(value, keras.Variable) or keras.ops.is_tensor(value):
             tensors.append(array_of(value))
             return {"tensor": len(tensors) - 1}
         if isinstance(value, PLAIN):
@@ -178,6 +196,7 @@ def _noted(path: str, layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
         positional = {"tuple": [plain(value) for value in args]}
         before = len(tensors)
         named = {key: plain(value) for key, value in kwargs.items()}
+        weights = weights_of(layer)
     except (TypeError, AttributeError, NotImplementedError) as error:
         return Call(layer, path, reason=f"its call cannot be repeated: {error}")
     keywords = [] if len(tensors) == before else [k for k, v in named.items() if "value" not in v]
@@ -191,108 +210,30 @@ def _noted(path: str, layer: Any, args: Sequence[Any], kwargs: Mapping[str, Any]
         path,
         {"tuple": [positional, {"dict": named}]},
         tuple(tensors),
+        weights,
         tuple(keywords),
         options,
     )
 
 
+def weights_of(layer: Any) -> tuple[Array, ...]:
+    """Values of a layer's weights as they are just now, not narrowed by a policy that is mixed."""
+    with keras.src.backend.common.variables.AutocastScope(None):
+        return tuple(array_of(weight.value) for weight in layer.weights)
+
+
 def array_of(tensor: Any) -> Array:
     """Values of a tensor or variable; those of 16 bits as float32, which holds them exactly."""
-    value = np.array(tensor.numpy())
+    held = tensor.value if isinstance(tensor, keras.Variable) else tensor
+    if hasattr(held, "detach"):  # torch's; Keras' own conversion has NumPy warn of it
+        held = held.detach().cpu()
+        held = (held.float() if str(held.dtype) == "torch.bfloat16" else held).numpy()
+    value = np.array(keras.ops.convert_to_numpy(held))
     return value.astype(np.float32) if value.dtype.name in ("bfloat16", "float16") else value
 
 
-def calls_of(side: KerasSide, arguments: Sequence[Argument], layers: Sequence[Any]) -> list[Call]:
-    """First calls of layers in one eager run of a model."""
-    with watched(layers) as calls, side.explained("forward"), side.placed():
-        side.call(arguments, side.tensors(arguments), False)
-    return calls
-
-
-class LayerSide(KerasSide):
-    """One layer as it is in its model, called as it was called there."""
-
-    structure: Any = None
-
-    def call(self, arguments: Sequence[Argument], tensors: Sequence[Any], training: bool) -> Any:
-        """The noted call with these tensors."""
-        args, kwargs = packed(self.structure, tensors)
-        return self.model(*args, **kwargs)
-
-    def named_weights(self) -> dict[str, str]:
-        """Names by which the side knows the layer's weights: {"weight 0": name}."""
-        by_variable = {id(owned.variable): owned.parameter.name for owned in self.entries()}
-        return {
-            f"weight {number}": by_variable[id(weight.value)]
-            for number, weight in enumerate(self.model.weights)
-            if id(weight.value) in by_variable
-        }
-
-
-def layer_side(call: Call, dtype: str, device: str) -> LayerSide:
-    """A side for one layer; it leaves the layer as it was found.
-
-    Args:
-        call: of the layer.
-        dtype: working dtype.
-        device: TensorFlow's name of it.
-    """
-    side = LayerSide(call.layer, dtype=dtype, device="cpu", mode="eager", own=False)
-    side.device = device
-    side.structure = call.structure
-    return side
-
-
-def arguments_of(tensors: Sequence[Array]) -> list[Argument]:
-    """Inputs of a layer, by number."""
-    return [Argument(f"input {number}", value) for number, value in enumerate(tensors)]
-
-
-def run_own(
-    side: LayerSide,
-    tensors: Sequence[Array],
-    cotangents: dict[str, Array],
-    precision: Precision,
-    seed: int = 0,
-) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Outputs by "output 0", ..., and gradients by "input 0", "weight 0", ...
-
-    Args:
-        side: of the layer.
-        tensors: inputs.
-        cotangents: by output; filled at random where it is empty.
-        precision: of the pass; gradients in double precision only.
-        seed: of the cotangents.
-    """
-    passed = side.forward(
-        arguments_of(tensors), precision=precision, gradients=precision == "double"
-    )
-    names = {name: f"output {number}" for number, name in enumerate(passed.outputs)}
-    outputs = {names[name]: np.asarray(value) for name, value in passed.outputs.items()}
-    if precision != "double":
-        return outputs, {}
-    if not cotangents:
-        rng = np.random.default_rng(seed)
-        for name, value in outputs.items():
-            drawn = rng.standard_normal(value.shape).astype(np.float32)
-            cotangents[name] = drawn.astype(np.float64)
-    found = passed.backward(
-        {
-            name: cotangents[names[name]]
-            for name, value in passed.outputs.items()
-            if value.dtype.kind == "f"
-        }
-    )
-    gradients = {name: g for name, g in found.inputs.items() if g is not None}
-    for key, name in side.named_weights().items():
-        gradient = found.parameters.get(name)
-        if gradient is not None:
-            gradients[key] = gradient
-    return outputs, gradients
-
-
-def weight_of(layer: Any, attribute: str) -> tuple[str, Array]:
-    """Number and value of the weight that a dotted attribute of a layer holds.
+def number_of(layer: Any, attribute: str) -> str:
+    """Name ("weight 0") of the weight that a dotted attribute of a layer holds.
 
     Raises:
         AttributeError: there is none.
@@ -302,10 +243,5 @@ def weight_of(layer: Any, attribute: str) -> tuple[str, Array]:
         holder = getattr(holder, name)
     for number, weight in enumerate(layer.weights):
         if weight is holder:
-            return f"weight {number}", array_of(weight.value)
+            return f"weight {number}"
     raise AttributeError(attribute)
-
-
-def is_documented(layer: Any) -> bool:
-    """Whether there is a formula for its class."""
-    return own_class(layer) in FORMULAS

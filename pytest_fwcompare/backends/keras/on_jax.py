@@ -13,6 +13,7 @@ from pytest_fwcompare.backends.base import Argument, Array, Parameter, Pass, Pre
 from pytest_fwcompare.backends.jax.adopt import JaxSide
 from pytest_fwcompare.backends.jax.devices import device_of, is_cpu
 from pytest_fwcompare.backends.jax.models import Twin, Values
+from pytest_fwcompare.backends.keras.examinable import Examinable
 from pytest_fwcompare.backends.keras.portable import without_cudnn
 from pytest_fwcompare.backends.keras.stateless import StatelessModel
 
@@ -58,12 +59,13 @@ class KerasTwin(Twin):
         return self.stateless.layer_paths()
 
 
-class KerasJaxSide(JaxSide):
+class KerasJaxSide(Examinable, JaxSide):
     """A Keras model on the JAX backend. See `Side`."""
 
     framework = "keras"
 
     def __init__(self, model: Any, *, dtype: str, device: str, mode: str, own: bool) -> None:
+        self.asked_device = device
         self.stateless = StatelessModel(model, dtype)
         super().__init__(
             KerasTwin(self.stateless, own, is_cpu(device_of(device))),
@@ -71,6 +73,19 @@ class KerasJaxSide(JaxSide):
             device=device_of(device),
             mode=mode,
         )
+
+    @property
+    def keras_model(self) -> Any:
+        """The model of which the twin has the arrays."""
+        return self.stateless.model
+
+    def call_eagerly(self, arguments: Sequence[Argument]) -> None:
+        """Not traced, whatever the mode: only values can be noted."""
+        self.prepare(arguments)
+        self.stateless.expect(arguments)
+        with self.errors("forward"), self.context("working"):
+            trained, floats, others, call = self.given(arguments, "working")
+            self.function(False)({**others, **trained}, *call.filled(floats))
 
     def prepare(self, arguments: Sequence[Argument]) -> None:
         with self.errors("forward"), self.context("working"), keras.device(self.device):

@@ -21,6 +21,7 @@ from pytest_fwcompare.backends.base import (
     Side,
     Stopwatch,
 )
+from pytest_fwcompare.backends.keras.examinable import Examinable
 from pytest_fwcompare.backends.keras.stateless import FLOATS, StatelessModel
 from pytest_fwcompare.backends.layer_trees import all_layers
 from pytest_fwcompare.backends.loading import check_values
@@ -29,18 +30,28 @@ from pytest_fwcompare.errors import FwcompareError, ModelError
 Values = dict[str, Array]
 
 
-class KerasNumpySide(Side):
+class KerasNumpySide(Examinable, Side):
     """A Keras model on the NumPy backend. See `Side`."""
 
     framework = "keras"
 
     def __init__(self, model: Any, *, dtype: str, own: bool) -> None:
         self.model, self.dtype, self.mode, self._own = model, dtype, "eager", own
+        self.asked_device = "cpu"
         self.leaks: list[str] = []
         self.rounded_constants: list[str] = []
         self.stateless = StatelessModel(model, dtype)
         self._loaded: dict[Precision, Values] = {"working": {}, "double": {}}
         self._calls = 0
+
+    @property
+    def keras_model(self) -> Any:
+        """The model, which is run in place."""
+        return self.model
+
+    def call_eagerly(self, arguments: Sequence[Argument]) -> None:
+        """See `Examinable`."""
+        self.forward(arguments, precision="working", gradients=False)
 
     def prepare(self, arguments: Sequence[Argument]) -> None:
         with self._explained("forward"):

@@ -11,6 +11,7 @@ import keras
 import torch
 
 from pytest_fwcompare.backends.base import Argument, Array, Pass, Precision, Stopwatch
+from pytest_fwcompare.backends.keras.examinable import Examinable
 from pytest_fwcompare.backends.keras.portable import without_cudnn
 from pytest_fwcompare.backends.keras.stateless import StatelessModel
 from pytest_fwcompare.backends.torch.adopt import TorchSide
@@ -70,15 +71,25 @@ class KerasModule(torch.nn.Module):  # type: ignore[misc]
         return output
 
 
-class KerasTorchSide(TorchSide):
+class KerasTorchSide(Examinable, TorchSide):
     """A Keras model on the torch backend. See `Side`."""
 
     framework = "keras"
 
     def __init__(self, model: Any, *, dtype: str, device: str, mode: str, own: bool) -> None:
         self.shared = Shared(StatelessModel(model, dtype), device.replace("cuda", "gpu"))
+        self.asked_device = device
         self._keras, self._own, self._axes = model, own, (dtype, device, mode)
         super().__init__(KerasModule(self.shared), dtype=dtype, device=device, mode=mode, own=True)
+
+    @property
+    def keras_model(self) -> Any:
+        """The model inside the module."""
+        return self._keras
+
+    def call_eagerly(self, arguments: Sequence[Argument]) -> None:
+        """See `Examinable`."""
+        self.forward(arguments, precision="working", gradients=False)
 
     def prepare(self, arguments: Sequence[Argument]) -> None:
         if self.shared.stateless.is_built:
