@@ -32,12 +32,11 @@ def run_formula(
     """
     network = formula.network
     shapes = {name: spec.shape for name, spec in network.parameters().items()}
-    values: dict[str, Array] = {}
+    held: dict[str, Array] = {}
     for key, names, transform in formula.stored:
-        held = weights[int(key.removeprefix("weight "))].astype("float64")
-        values |= dict(
-            zip(names, transform.adjoint(held, *(shapes[name] for name in names)), strict=True)
-        )
+        value = weights[int(key.removeprefix("weight "))].astype("float64")
+        parts = transform.adjoint(value, *(shapes[name] for name in names))
+        held |= dict(zip(names, parts, strict=True))
     runner = backend(framework)
     working = dtype if dtype in runner.dtypes else "float32"
     built = runner.build(network, dtype=working)
@@ -47,7 +46,7 @@ def run_formula(
         for n, tensor in enumerate(tensors)
     ]
     native = {
-        place.parameter: place.transform.apply(*(values[name] for name in place.sources))
+        place.parameter: place.transform.apply(*(held[name] for name in place.sources))
         for place in built.placements
     }
     with side:
@@ -76,14 +75,15 @@ def run_formula(
     for key, names, transform in formula.stored:
         if all(name in canonical for name in names):
             gradients[key] = transform.apply(*(canonical[name] for name in names))
-    outputs, working = (
-        {
+
+    def numbered(outputs: Mapping[str, Array]) -> dict[str, Array]:
+        return {
             f"output {n}": turned(value, built.output_axes.get(name), back=True)
-            for n, (name, value) in enumerate(given.items())
+            for n, (name, value) in enumerate(outputs.items())
         }
-        for given in (passed.outputs, narrow)
-    )
-    return Ran(outputs, gradients, {name: wide(value) for name, value in working.items()})
+
+    narrowed = {name: wide(value) for name, value in numbered(narrow).items()}
+    return Ran(numbered(passed.outputs), gradients, narrowed)
 
 
 def turned(value: Array, axes: Sequence[int] | None, *, back: bool = False) -> Array:
