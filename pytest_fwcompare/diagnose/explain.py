@@ -14,6 +14,7 @@ from pytest_fwcompare.diagnose.graph import Graph, common_ancestor
 from pytest_fwcompare.diagnose.locate import FINE, Sides
 from pytest_fwcompare.diagnose.operations import normalised
 from pytest_fwcompare.diagnose.operations.elementwise import BINARY_NAMES
+from pytest_fwcompare.diagnose.operations.recurrent import GATES
 from pytest_fwcompare.diagnose.prove import Candidate, Proof, Prover
 from pytest_fwcompare.diagnose.repairs import Spot, candidates
 from pytest_fwcompare.diagnose.replay import Replay
@@ -80,7 +81,7 @@ def explain(
         if kinks := explain_kinks(sides):
             return replace(kinks[0], others=tuple(kinks[1:]))
     deadline = thread_time() + BUDGET_S
-    found = forward(sides, deadline)
+    found = _in_loops(sides, deadline) or forward(sides, deadline)
     if not found and verdict == "semantic":
         found = explain_arrangement(sides, reference_outputs, port_outputs, deadline)
     if not found or found[0].cause is None:
@@ -106,6 +107,19 @@ def explain(
         return Diagnosis()
     first = united(found, sides)
     return replace(first, others=tuple(found[1:]))
+
+
+def _in_loops(sides: Sides, deadline: float) -> list[Diagnosis]:
+    """Differences that lie in loops over steps, where those are read as recurrent layers.
+
+    A port may run the steps in a loop of its framework's, which shows none of them.
+    """
+    if not sides.culprits():
+        return []
+    rolled = sides.rolled()
+    found = forward(rolled, deadline) if rolled is not None else []
+    proved = all(diagnosis.cause is not None for diagnosis in found)
+    return found if proved and any(d.operation in GATES for d in found) else []
 
 
 def _suspects(sides: Sides, found: Sequence[Diagnosis], deadline: float) -> list[Diagnosis]:
@@ -260,7 +274,8 @@ def _try_all(spot: Spot, late: bool, tried: list[str], deadline: float) -> Succe
             made = Success(spot, candidate, proof)
             if best is None or made.rank > best.rank:
                 best = made
-            if proof.after <= EXACT and (proof.to_output or proof.hits > ENOUGH):
+            enough = proof.to_output or proof.hits > ENOUGH
+            if proof.after <= EXACT and enough and not proof.beside:
                 break
         if thread_time() > deadline:
             break

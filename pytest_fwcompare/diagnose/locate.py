@@ -12,6 +12,7 @@ from pytest_fwcompare.backends.base import Array, Recorded
 from pytest_fwcompare.diagnose.align import TOLERANCE, Alignment, Index, Match, match
 from pytest_fwcompare.diagnose.canonical import canonical
 from pytest_fwcompare.diagnose.canonical.numbers import INDEXED
+from pytest_fwcompare.diagnose.canonical.unrolled import EARLY, rolled
 from pytest_fwcompare.diagnose.graph import Graph
 from pytest_fwcompare.diagnose.held import Held
 from pytest_fwcompare.diagnose.operations import normalised
@@ -84,6 +85,7 @@ class Sides:
         # Read once, if ever: those of a large network are drawn anew at every reading.
         held = Held(reference_parameters or {}, reference_records)
         self.graph = Graph(canonical(reference_records, held), held)
+        self._reference_outputs = reference_outputs or {}
         self.port = Graph(port_records)
         self.index = Index(record.value for record in self.port.records)
         ends = list((port_outputs or {}).values()) or [
@@ -105,6 +107,17 @@ class Sides:
         other.graph = self.graph.with_values(values)
         other.unknown = self.unknown | (self.graph.downstream(changed) - set(values))
         other._align(self.alignment, values.keys())
+        return other
+
+    def rolled(self) -> Sides | None:
+        """The same with the reference's loops over steps as recurrent layers; None without any."""
+        records = rolled([*self.graph.records, *self.graph.modules], self.graph.parameters)
+        if records is None:
+            return None
+        other = copy(self)
+        other.graph = Graph(records, self.graph.parameters)
+        other.output_places = other._output_places(self._reference_outputs)
+        other._align()
         return other
 
     def at(self, tolerance: float) -> Sides:
@@ -174,7 +187,8 @@ class Sides:
             # What is found later proves that this was right, though the port may fuse it. An
             # output that is not handed out is wrong, whatever else uses it.
             later = place not in self.output_places and any(
-                self.sure[consumer] for consumer in self.graph.consumers[place]
+                self.sure[consumer] and EARLY not in self.graph.records[consumer].attributes
+                for consumer in self.graph.consumers[place]
             )
             self.sure[place] = (self.telling(place) and self.matched(place)) or later
         self.right = [False] * count

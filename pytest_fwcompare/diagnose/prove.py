@@ -109,6 +109,7 @@ class Proof:
         values: all changed values that were computed.
         alone: nothing that follows from the change is in the port, so that it proves a cause
             only if another fault behind it explains why.
+        beside: the change makes an output that the port does not hand out.
     """
 
     place: int
@@ -119,6 +120,7 @@ class Proof:
     to_output: bool
     values: Mapping[int, Array] = field(repr=False)
     alone: bool = False
+    beside: bool = False
 
 
 class Prover:
@@ -177,6 +179,8 @@ class Prover:
                 break
         if first is None or not (strong or to_output):
             return None
+        if candidate.cause in ARRANGED and to_output and beside and len(hits) == 1:
+            return None  # one output by chance, another one not
         if candidate.cause in ARRANGED and not to_output:
             if missed and len(hits) == 1:
                 return None
@@ -193,7 +197,7 @@ class Prover:
         if distance > before / FALLS:
             # Near the tolerance a change may come closer by luck.
             return None
-        return Proof(place, before, distance, index, len(hits), to_output, values, alone)
+        return Proof(place, before, distance, index, len(hits), to_output, values, alone, beside)
 
     def _differs(self, place: int, value: Array) -> bool:
         """Whether a changed value is another one than the reference's."""

@@ -165,10 +165,14 @@ def test_parameters_are_followed_through_moves_and_loops_give_their_outputs():
 
     params = {"w": jnp.eye(3), "b": jnp.ones(3)}
     records = record((function, params))[0].recorded()
-    by_name = {r.operation: r for r in records}
-    assert [r.operation for r in records if r.operation != "scan"] == [
-        "input", "dot_general", "add", "select_n",
+    by_name = {r.operation: r for r in reversed(records) if r.operation != "scan"}
+    by_name["scan"] = next(r for r in records if r.operation == "scan" and r.value.ndim == 2)
+    of_loop = [r for r in records if r.operation in ("scan", "select", "mul")]
+    assert [r.operation for r in records if r not in of_loop and r.index < 3] == [
+        "input", "dot_general", "add",
     ]  # fmt: skip
+    assert [r.operation for r in records[-3:]] == ["scan", "scan", "select_n"]
+    assert [r.operation for r in of_loop[:-2]] == ["select", "mul"] * 4
     assert by_name["dot_general"].parameters == ("w",)
     assert by_name["add"].parameters == ("b",)
     assert by_name["add"].inputs == (by_name["dot_general"].index,)
@@ -190,7 +194,7 @@ def test_code_that_insists_on_float32_is_recorded_too():
     rnn = nnx.RNN(nnx.GRUCell(3, 4, rngs=nnx.Rngs(0)))  # its state is made in float32
     passed, found, side = record(rnn, X[None])
     plain = side.forward([Argument("x", X[None])], precision="double")
-    np.testing.assert_array_equal(passed.outputs["output"], plain.outputs["output"])
+    np.testing.assert_allclose(passed.outputs["output"], plain.outputs["output"], rtol=1e-14)
     working = side.forward([Argument("x", X[None])], precision="working")
     error = np.abs(working.outputs["output"] - plain.outputs["output"]).max()
     assert 0 < error < 1e-6
@@ -204,3 +208,43 @@ def test_only_double_passes_are_recorded():
     )
     with pytest.raises(ModelError, match="only a pass in double precision can be recorded"):
         side.forward([Argument("x", X)], precision="working", record=True)
+
+
+def looped(length, reverse=False):
+    """A loop over the rows of x whose states are 2 c + row."""
+
+    def function(params, x):
+        rows = jnp.tile(x, (length // len(x), 1))
+        last, states = jax.lax.scan(
+            lambda c, row: (2 * c + row, c), params["w"], rows, reverse=reverse
+        )
+        return states, last
+
+    return function, {"w": jnp.ones(3)}
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_loops_are_recorded_step_by_step(reverse):
+    records = record(looped(4, reverse))[0].recorded()
+    rows = [r for r in records if r.operation == "select"]
+    order = [3, 2, 1, 0] if reverse else [0, 1, 2, 3]
+    assert [r.attributes["start"] for r in rows] == order
+    state, made = np.ones(3), []
+    for row, added in zip(rows, [r for r in records if r.operation == "add"], strict=True):
+        np.testing.assert_array_equal(row.value, X[row.attributes["start"]])
+        made.append(state)
+        state = 2 * state + row.value
+        np.testing.assert_array_equal(added.value, state)
+        assert row.index in added.inputs
+        assert added.gradient is not None
+    last, states = [r for r in records if r.operation == "scan"]
+    np.testing.assert_array_equal(last.value, state)
+    np.testing.assert_array_equal(states.value, made[::-1] if reverse else made)
+    steps = states.arguments[states.attributes["given"] :]
+    np.testing.assert_array_equal(np.stack(steps), states.value)
+
+
+def test_long_loops_are_recorded_as_a_whole():
+    records = record(looped(4000))[0].recorded()
+    assert [r.operation for r in records if r.operation in ("scan", "select")] == ["scan"] * 2
+    assert len(records) < 10

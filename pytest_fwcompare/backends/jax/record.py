@@ -16,7 +16,7 @@ from pytest_fwcompare.backends.base import Argument, Array, Gradients, Recorded
 from pytest_fwcompare.backends.jax.models import has_numbers, is_float, options_of, plain
 from pytest_fwcompare.backends.jax.outputs import Outputs
 from pytest_fwcompare.backends.jax.passes import JaxPass, to_numpy
-from pytest_fwcompare.backends.jax.shadow import INLINED, Lift, body, traced
+from pytest_fwcompare.backends.jax.shadow import INLINED, Lift, body, nested, traced
 from pytest_fwcompare.backends.jax.watch import MARK, scope_path, submodules, watched
 
 if TYPE_CHECKING:
@@ -38,6 +38,10 @@ MOVES = (
 
 UNCHANGED = ("convert_element_type", "copy", "copy_p", "name", "optimization_barrier")
 """Primitives whose result is their operand in float64."""
+
+OPENED = 2000
+"""Equations of all steps of a loop together up to which each step is recorded, not only what
+the loop gives: a cell that somebody wrote is told by its steps."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,8 @@ class Recorder(Lift):
             return self._inlined(equation, inputs)
         if name == "name":
             return [self._named(equation.params["name"], inputs[0])]
+        if name == "scan" and 0 < equation.params["length"] <= OPENED / equations(equation):
+            return self._steps(equation, inputs)
         outputs = self.step(equation, [traced.value for traced in inputs])
         source = joined(inputs)
         if source.pure and (name in MOVES or not source.parameters) and not counts(name, outputs):
@@ -169,6 +175,47 @@ class Recorder(Lift):
             if record not in given and self.drafts[record].operation != name:
                 self._copy(record, self._paths[-1], name, {})
         return outputs
+
+    def _steps(self, equation: Any, inputs: list[Traced]) -> list[Traced]:
+        """Outputs of a loop of known length, recorded step by step.
+
+        Each output is recorded as that of the loop, with the attributes "taken", the number of
+        what goes into the loop among its inputs, and "given", among its arguments: what follows
+        there are the steps' values that it consists of.
+        """
+        params, length = equation.params, equation.params["length"]
+        consts, carries = params["num_consts"], params["num_carry"]
+        fixed, carry = inputs[:consts], inputs[consts : consts + carries]
+        rows: list[list[Traced]] = [[] for _ in range(len(equation.outvars) - carries)]
+        order = range(length)
+        for step in reversed(order) if params["reverse"] else order:
+            items = [self._row(one, step) for one in inputs[consts + carries :]]
+            made = self.walk(params["jaxpr"], [*fixed, *carry, *items])
+            carry = made[:carries]
+            for row, item in zip(rows, made[carries:], strict=True):
+                row.append(item)
+        if params["reverse"]:
+            rows = [row[::-1] for row in rows]
+        stacked = [(jax.numpy.stack([t.value for t in row]), row) for row in rows]
+        facts = {**attributes(params), "given": len(inputs)}
+        outputs = []
+        for number, (value, steps) in enumerate([*((t.value, [t]) for t in carry), *stacked]):
+            taken, source = joined(inputs), joined([*inputs, *steps])
+            if not is_float(value):
+                outputs.append(
+                    Traced(value, Source(source.records, source.parameters, pure=False))
+                )
+                continue
+            own = {**facts, "taken": len(taken.records), "output": number}
+            outputs.append(self.add(value, "scan", source, [*inputs, *steps], own))
+        return outputs
+
+    def _row(self, traced: Traced, step: int) -> Traced:
+        """What a step reads of a sequence (length, ...)."""
+        value, source = traced.value[step], traced.source
+        if source.pure or not is_float(value):
+            return Traced(value, Source(source.records, source.parameters, pure=source.pure))
+        return self.add(value, "select", source, [traced], {"axis": 0, "start": step})
 
     def _named(self, name: str, traced: Traced) -> Traced:
         mark, *facts = name.split("|")
@@ -224,6 +271,11 @@ class Recorder(Lift):
             self.extras.append(traced.value)
             self._held.append(traced.value)
         return "extra", self._places[id(traced.value)]
+
+
+def equations(equation: Any) -> int:
+    """Equations of a loop's step, those of calls within it counted."""
+    return sum(1 + equations(e) for inner in nested(equation) for e in inner.eqns)
 
 
 def counts(name: str, outputs: Sequence[Any]) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pytest_fwcompare.backends.base import Array, Recorded
 from pytest_fwcompare.diagnose.canonical.activations import activations
 from pytest_fwcompare.diagnose.canonical.fold import Fold, View, apply
-from pytest_fwcompare.diagnose.canonical.loops import loops
+from pytest_fwcompare.diagnose.canonical.loops import loops, opened
 from pytest_fwcompare.diagnose.canonical.losses import taken_apart
 from pytest_fwcompare.diagnose.canonical.norms import norms
 from pytest_fwcompare.diagnose.canonical.numbers import with_numbers
@@ -58,4 +58,6 @@ def canonical(
             taken |= view.inside(fold)
         if folds:
             made = apply(view, folds)
+        if recogniser is loops:
+            made = opened(made)
     return made

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from pytest_fwcompare.backends.base import Array, Recorded
 from pytest_fwcompare.diagnose.canonical.fold import Fold, View
-from pytest_fwcompare.diagnose.operations import Operation, attempt, same
+from pytest_fwcompare.diagnose.operations import Folded, Operation, attempt, same
 from pytest_fwcompare.diagnose.operations.recurrent import GATES, recurrent
 
 LOOPS = ("scan", "while", "statelesswhile", "tensorliststack")
@@ -39,8 +39,8 @@ def loops(view: View) -> Iterator[Fold]:
     known: dict[tuple[int, ...], tuple[str, Weights, dict[str, Any], int]] = {}
     for place in view.named(LOOPS):
         record = view.graph.records[place]
-        sequences = [p for p in view.graph.inputs[place] if view.value(p).ndim == 3]
-        key = (*view.graph.inputs[place], hash(record.path))
+        sequences = [p for p in _taken(view, place) if view.value(p).ndim == 3]
+        key = (*_taken(view, place), hash(record.path))
         for x in sequences:
             if key not in known:
                 found = _recognised(view, place, record, x)
@@ -51,6 +51,43 @@ def loops(view: View) -> Iterator[Fold]:
             if fold is not None:
                 yield fold
                 break
+
+
+def _taken(view: View, place: int) -> tuple[int, ...]:
+    """What goes into a loop, without the steps' values that were recorded beside it."""
+    record, inputs = view.graph.records[place], view.graph.inputs[place]
+    if "taken" not in record.attributes:
+        return inputs
+    steps = set(record.inputs[record.attributes["taken"] :])
+    return tuple(p for p in inputs if view.graph.records[p].index not in steps)
+
+
+def _given(record: Recorded) -> tuple[Array, ...]:
+    """The loop's arguments, likewise."""
+    return record.arguments[: record.attributes.get("given")]
+
+
+def opened(records: Sequence[Recorded]) -> list[Recorded]:
+    """Loops that no known cell reproduces as what their steps give, one after the other."""
+    made = []
+    for record in records:
+        given, taken = record.attributes.get("given"), record.attributes.get("taken")
+        if isinstance(record, Folded) or given is None or taken is None:
+            made.append(record)
+            continue
+        steps = record.arguments[given:]
+        name = "stack" if steps and steps[0].shape != record.value.shape else "identity"
+        made.append(
+            replace(
+                record,
+                operation=name,
+                inputs=record.inputs[taken:],
+                arguments=steps,
+                attributes={},
+                parameters=(),
+            )
+        )
+    return made
 
 
 def _folded(
@@ -92,8 +129,8 @@ def _starts(view: View, place: int, cell: str, units: int, batch: int) -> list[t
     """Initial states (1, batch, units): zeros, or those that come into the loop."""
     count = 2 if cell == "lstm" else 1
     zero = np.zeros((1, batch, units))
-    given = [view.value(p) for p in view.graph.inputs[place]]
-    given += [np.asarray(a) for a in view.graph.records[place].arguments]
+    given = [view.value(p) for p in _taken(view, place)]
+    given += [np.asarray(a) for a in _given(view.graph.records[place])]
     states = [a[None] for a in given if a.shape == (batch, units) and np.any(a)]
     if not states:
         return [(zero,) * count]
@@ -123,7 +160,7 @@ def _arrays(view: View, record: Recorded) -> dict[str, Array]:
         for name in record.parameters
         if name in view.parameters
     }
-    for number, argument in enumerate(record.arguments):
+    for number, argument in enumerate(_given(record)):
         known = any(
             a.shape == argument.shape and np.array_equal(a, argument) for a in held.values()
         )
@@ -174,6 +211,7 @@ def _weights(
     """Ways to read the arrays as the weights of a cell, in torch's gate order."""
     wide = gates * units
     kernels = [a for a in held.values() if a.ndim == 2]
+    kernels += _cut(kernels, features, units)
     into = [
         a.T if a.shape == (features, wide) else a
         for a in kernels
@@ -194,6 +232,59 @@ def _weights(
             for bias, state_bias in biases:
                 yield Weights(*(_ordered(a, gates, order) for a in (one, other, bias, state_bias)))
     yield from _separate(held, cell, gates, features, units)
+    yield from _one_by_one(held, gates, features, units)
+
+
+def _one_by_one(
+    held: Mapping[str, Array], gates: int, features: int, units: int
+) -> Iterator[Weights]:
+    """A kernel for each gate, in the order in which they are used."""
+    shapes = {(features, units), (units, features), (units, units)}
+    kernels = [a for a in held.values() if a.ndim == 2 and a.shape in shapes]
+    rows = [a for a in held.values() if a.shape == (units,)]
+    if gates == 1 or len(kernels) != 2 * gates or len(rows) % gates or len(rows) > 2 * gates:
+        return
+    for into, onto in _halves(kernels):
+        for turned in (False, True):
+            one, other = ([a if turned else a.T for a in some] for some in (into, onto))
+            if any(a.shape != (units, features) for a in one):
+                continue
+            if any(a.shape != (units, units) for a in other):
+                continue
+            for order in itertools.permutations(range(gates)):
+                for biases in _bias_rows(rows, gates, units):
+                    yield Weights(
+                        *(np.concatenate([p[k] for k in order]) for p in (one, other, *biases))
+                    )
+
+
+def _halves(rows: Sequence[Array]) -> Iterator[tuple[Sequence[Array], Sequence[Array]]]:
+    """Kernels or biases of inputs and of states, in turn or one kind after the other."""
+    middle = len(rows) // 2
+    for one, other in ((rows[::2], rows[1::2]), (rows[:middle], rows[middle:])):
+        yield one, other
+        yield other, one
+
+
+def _bias_rows(
+    rows: Sequence[Array], gates: int, units: int
+) -> Iterator[tuple[Sequence[Array], Sequence[Array]]]:
+    zeros = [np.zeros(units)] * gates
+    if len(rows) == 2 * gates:
+        yield from _halves(rows)
+    elif rows:
+        yield rows, zeros
+        yield zeros, rows
+    else:
+        yield zeros, zeros
+
+
+def _cut(kernels: Sequence[Array], features: int, units: int) -> list[Array]:
+    """Parts of kernels for inputs and states joined."""
+    joined = [a if len(a) == features + units else a.T for a in kernels]
+    joined = [a for a in joined if len(a) == features + units]
+    sizes = sorted({features, units})
+    return [p.copy() for a in joined for at in sizes for p in np.split(a, [at])]
 
 
 def _all_ways(kernels: Sequence[Array], units: int, wide: int) -> list[Array]:

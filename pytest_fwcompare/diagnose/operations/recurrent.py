@@ -60,8 +60,11 @@ def recurrent(arguments: Arguments, options: Mapping[str, Any]) -> Array:
     Variants by direction ("d0", "d1", ... prefix an option to limit it to one direction of the
     first layer's numbering): "order" of the gates in the weights, "gate_activation",
     "cell_activation", "reset_before" (GRU), "forwards" (a backward direction read forwards),
-    "forget_bias", "zero_state", "start" (a number that fills the initial states), "keep" (batch,
-    time) steps that count.
+    "forget_bias", "coupled" (the "input" or the "forget" gate as what the other leaves),
+    "cell_limit" (of an LSTM's cell state), "zoneout" and "hidden_zoneout" (parts of the states
+    before that are kept), "forgotten" (numbers of states that each step takes from the start),
+    "zero_state", "start" (a number that fills the initial states), "keep" (batch, time) steps
+    that count.
     """
     name = options["cell"]
     states = 2 if name == "lstm" else 1
@@ -212,10 +215,13 @@ def _direction(
     """One direction of one layer over x (time, batch, features): its outputs and last states."""
     cell = _Cell(name, weights, backward, own)
     outputs: list[Array] = [np.zeros(0)] * len(x)
+    start = state
     for step in cell.order(len(x)):
+        forgotten = own.get("forgotten", ())
+        state = [start[n] if n in forgotten else s for n, s in enumerate(state)]
         state = cell.next(step, cell.gates(x[step]), state)
         outputs[step] = state[0]
-    if backward and own.get("unflipped"):
+    if cell.reverse and own.get("unflipped"):
         outputs.reverse()
     return np.stack(outputs), state
 
@@ -251,6 +257,12 @@ class _Cell:
     def next(self, step: int, gates: Array, state: list[Array]) -> list[Array]:
         """The next states; as they were where the step does not count."""
         made = _step(self.name, gates, self.recur, self.state_bias, state, self.own)
+        if mixed := self.own.get("zoneout"):
+            made = [
+                mixed * old + (1.0 - mixed) * new for new, old in zip(made, state, strict=True)
+            ]
+        if mixed := self.own.get("hidden_zoneout"):
+            made[0] = mixed * state[0] + (1.0 - mixed) * made[0]
         keep = self.own.get("keep")
         if keep is None:
             return made
@@ -298,7 +310,12 @@ def _step(
     h = state[0]
     if name == "lstm":
         i, f, g, o = np.split(inputs + h @ recur + state_bias, 4, axis=-1)
-        c = gate(f) * state[1] + gate(i) * inner(g)
+        i, f = gate(i), gate(f)
+        if own.get("coupled"):
+            i, f = (1.0 - f, f) if own["coupled"] == "input" else (i, 1.0 - i)
+        c = f * state[1] + i * inner(g)
+        if "cell_limit" in own:
+            c = np.clip(c, -own["cell_limit"], own["cell_limit"])
         out = squash(c) if not own.get("linear_output") else c
         return [gate(o) * out, c]
     if name == "gru":

@@ -17,7 +17,7 @@ from pytest_fwcompare.diagnose.operations.recurrent import (
     GATES,
 )
 from pytest_fwcompare.diagnose.prove import Candidate, is_fitted
-from pytest_fwcompare.diagnose.repairs.base import Spot, repair
+from pytest_fwcompare.diagnose.repairs.base import Spot, decades, repair
 
 NAMES = {"lstm": "ifgo", "gru": "rzn"}
 """Letters of the gates in torch's order."""
@@ -104,6 +104,9 @@ def _changes(spot: Spot) -> Iterator[tuple[str, str, dict[str, Any]]]:
     if cell == "lstm":
         text = "the cell state not squashed in the output"
         yield "cell-variant", text, {"linear_output": True}
+        for one, other in (("input", "forget"), ("forget", "input")):
+            text = f"the {one} gate as 1 - the {other} gate"
+            yield "cell-variant", text, {"coupled": one}
         for amount in (1.0, -1.0):
             text = f"{amount:+g} on the bias of the forget gate"
             yield "bias", text, {"forget_bias": amount}
@@ -136,6 +139,8 @@ def directions(spot: Spot) -> Iterator[Candidate]:
     if not options["bidirectional"]:
         values = together(spot, backwards=True)
         yield Candidate(cause, "the sequence read backwards", values)
+        values = together(spot, backwards=True, unflipped=True)
+        yield Candidate(cause, "the sequence read backwards, its outputs left so", values)
         return
     values = together(spot, forwards=True)
     yield Candidate(cause, "both directions read forwards", values)
@@ -180,6 +185,55 @@ def states(spot: Spot) -> Iterator[Candidate]:
 
 
 @repair("recurrent")
+def forgotten_states(spot: Spot) -> Iterator[Candidate]:
+    """Every step from the initial state, or with one of two states from there."""
+    count = 2 if spot.operation.options["cell"] == "lstm" else 1
+    names = {(0, 1): "states", (0,): "hidden state", (1,): "cell state"}
+    for which in ((0, 1), (0,), (1,)) if count == 2 else ((0,),):
+        words = names[which] if count == 2 else "state"
+        text = f"every step from the initial {words}, none carried on"
+        yield Candidate("initial-state", text, together(spot, forgotten=which))
+
+
+@repair("recurrent")
+def limits(spot: Spot) -> Iterator[Candidate]:
+    """A limit of the cell state, and a part of the state before that is kept."""
+    if spot.operation.options["cell"] == "lstm":
+        for number in _numbers(spot, "cell_limit", decades(-2, 2)):
+            text = f"the cell state clipped to {number:.8g}"
+            values = together(spot, cell_limit=number)
+            yield Candidate("clipping", text, values, fitted=is_fitted(number))
+    grid = [1e-3, 0.02, 0.06, 0.2, 0.45, 0.7, 0.97]
+    for option, words in (("zoneout", "states"), ("hidden_zoneout", "hidden state")):
+        for number in _numbers(spot, option, grid):
+            text = f"{number:.8g} of the {words} before kept at every step"
+            values = together(spot, **{option: number})
+            yield Candidate("cell-variant", text, values, fitted=is_fitted(number))
+
+
+def _numbers(spot: Spot, option: str, grid: list[float]) -> Iterator[float]:
+    """Numbers at which the sequence, or else one of its steps, is in the port."""
+
+    def family(number: float) -> Array | None:
+        return attempt(spot.operation, None, **{option: number})
+
+    time = 1 if spot.operation.options["batch_first"] else 0
+
+    def steps(value: Array) -> Iterator[tuple[int, Array]]:
+        sequence = spot.operation.options["output"] == 0 and value.ndim == 3
+        for step in (0, -1) if sequence else ():
+            yield spot.place, np.take(value, step, axis=time)
+
+    found = False
+    for number, _ in spot.prover.solve(family, grid):
+        found = True
+        yield number
+    if not found and spot.operation.options["output"] == 0:
+        for number, _ in spot.prover.solve(family, grid, steps):
+            yield number
+
+
+@repair("recurrent")
 def filled_states(spot: Spot) -> Iterator[Candidate]:
     """Initial states filled with another number than zero."""
     operation = spot.operation
@@ -187,11 +241,7 @@ def filled_states(spot: Spot) -> Iterator[Candidate]:
     if any(np.any(operation.arguments[number]) for number in range(1, 1 + count)):
         return
     for option in ("start", "start_hidden")[:count]:
-
-        def family(number: float, option: str = option) -> Array | None:
-            return attempt(operation, None, **{option: number})
-
-        for number, _ in spot.prover.solve(family, [-8.0, -1.5, -0.5, -1e-3, 1e-3, 0.5, 1.5, 8.0]):
+        for number in _numbers(spot, option, [-8.0, -1.5, -0.5, -1e-3, 1e-3, 0.5, 1.5, 8.0]):
             text = f"an initial state of {number:.8g} (reference 0)"
             values = together(spot, **{option: number})
             yield Candidate("initial-state", text, values, fitted=is_fitted(number))
