@@ -286,8 +286,15 @@ def _cell_state(
         if cell is None or record.index in states or record.value.shape != cell.shape:
             continue
         if same(cell, record.value):
-            kept = {"index": record.index, "value": record.value, "gradient": record.gradient}
-            return {record.index: replace(layer, known=known, place=record.place, **kept)}
+            last = replace(
+                layer,
+                index=record.index,
+                value=record.value,
+                gradient=record.gradient,
+                place=record.place,
+                known=known,
+            )
+            return {record.index: last}
     return {}
 
 
