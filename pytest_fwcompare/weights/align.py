@@ -10,7 +10,8 @@ from itertools import accumulate
 import numpy as np
 
 from pytest_fwcompare.weights.assign import FORBIDDEN, hungarian
-from pytest_fwcompare.weights.pairs import MISSING, Pairing, pair
+from pytest_fwcompare.weights.blocks import MISSING, Pairing
+from pytest_fwcompare.weights.pairs import pair
 from pytest_fwcompare.weights.trees import Unit
 from pytest_fwcompare.weights.words import Vocabulary, agree, words
 

@@ -46,6 +46,7 @@ def automatic_mapping(
     port_framework: str,
     evidence: Callable[[Mapping], Evidence] | None = None,
     in_use: Callable[[], InUse | None] | None = None,
+    outputs: Callable[[Mapping], Evidence] | None = None,
 ) -> Mapping:
     """Pair the parameters of two models with no help.
 
@@ -59,6 +60,7 @@ def automatic_mapping(
             `MOST_CALLS` times without gain.
         in_use: lists the parameters of both sides in the order in which a forward pass uses them;
             asked where the evidence does not bear out the order of definition.
+        outputs: evidence of the outputs alone, which costs less: whether they settle it.
 
     Raises:
         MappingError: nothing in common, or a question that matters stays open; with the
@@ -89,7 +91,7 @@ def automatic_mapping(
         if undecided:
             raise ambiguous(undecided)
         return made.best
-    return Search(made, evidence, in_use).run()
+    return Search(made, evidence, in_use, outputs=outputs).run()
 
 
 def by_equal_names(reference: Sequence[Parameter], port: Sequence[Parameter]) -> Mapping | None:
@@ -125,6 +127,8 @@ class Search:
     confirmed: set[str] = field(default_factory=set)
     said: list[str] = field(default_factory=list)
     guard: Callable[[Mapping], bool] | None = None
+    outputs: Callable[[Mapping], Evidence] | None = None
+    swept: set[tuple[str, Plan]] = field(default_factory=set)
 
     def run(self) -> Mapping:
         """The mapping that explains most."""
@@ -352,6 +356,8 @@ class Search:
         self, choice: Choice, plan: Plan, known: Evidence
     ) -> tuple[str, Plan, Evidence] | None:
         """The best other answer to a choice if it is better than the present one."""
+        if choice.exhaustive:
+            return self.best_of_all(choice, plan, known)
         best: tuple[str, Plan, Evidence] | None = None
         self.tied.pop(choice.question, None)
         for answer, change in choice.answers:
@@ -371,6 +377,30 @@ class Search:
         if best is not None:
             self.tied.pop(choice.question, None)
             self.confirmed.add(choice.question)
+        return best
+
+    def best_of_all(
+        self, choice: Choice, plan: Plan, known: Evidence
+    ) -> tuple[str, Plan, Evidence] | None:
+        """The one answer that explains more than every other, all of them tried."""
+        if (choice.question, plan) in self.swept:
+            return None
+        self.tied.pop(choice.question, None)
+        self.swept.add((choice.question, plan))
+        candidates = [(answer, change(plan)) for answer, change in choice.answers]
+        for number, (answer, candidate) in enumerate(candidates, 1):
+            tell("reading a recurrent cell, try", number)
+            found = (self.outputs or self.evidence)(self.made.mapping(candidate))
+            if found.settled:
+                return answer, candidate, found
+        tried = [(*one, self.evidence(self.made.mapping(one[1]))) for one in candidates]
+        best = max(tried, key=lambda one: one[2].found)
+        rivals = [one[2] for one in tried if one is not best] + [known]
+        if any(not best[2].better_than(rival) for rival in rivals):
+            if any(not known.better_than(one[2]) for one in tried):
+                self.tied[choice.question] = choice
+            return None
+        self.swept.add((choice.question, best[1]))
         return best
 
 
@@ -439,9 +469,15 @@ def pairs(mapping: Mapping) -> dict[str, tuple[str, ...]]:
 def ambiguous(choices: Sequence[Choice]) -> MappingError:
     """The error for questions that nothing settles."""
     lines = [
-        f"  {choice.question}; or {' or '.join(answer for answer, _ in choice.answers)}"
+        f"  {choice.question}; or {' or '.join(a for a, _ in choice.answers[:MOST_SAID])}"
+        + (f", or {more} more ways" if (more := len(choice.answers) - MOST_SAID) > 0 else "")
         for choice in choices[:10]
     ]
+    if any(choice.exhaustive for choice in choices):
+        lines.append(
+            "  With none of these do the outputs agree: the port seems to compute something else "
+            "there, and to say what it must be known how its kernels lie"
+        )
     return MappingError(
         "the weights can be paired in more than one way, and nothing tells which is meant:\n"
         + "\n".join(lines)

@@ -9,8 +9,8 @@ from itertools import combinations, permutations
 from typing import TYPE_CHECKING
 
 from pytest_fwcompare.weights.align import Group
-from pytest_fwcompare.weights.conversions import UNDOCUMENTED
-from pytest_fwcompare.weights.pairs import Draft
+from pytest_fwcompare.weights.blocks import Draft
+from pytest_fwcompare.weights.conversions import UNDOCUMENTED, UNORDERED
 from pytest_fwcompare.weights.plans import Choice, Plan
 from pytest_fwcompare.weights.transforms import Transform
 from pytest_fwcompare.weights.words import template
@@ -49,9 +49,10 @@ def layout_choices(made: Candidates) -> list[Choice]:
         sets = [drafts] if whole else [drafts, *([draft] for draft in drafts)]
         for some in sets:
             now = layouts.get(some[0].port, 0)
+            many = UNORDERED in some[0].options[0][1]
             answers = tuple(
                 (
-                    some[0].options[n][1] + f": {some[0].options[n][0]!r}",
+                    some[0].options[n][1] + ("" if many else f": {some[0].options[n][0]!r}"),
                     with_layout([d.port for d in some], n),
                 )
                 for n in range(min(len(d.options) for d in some))
@@ -63,7 +64,8 @@ def layout_choices(made: Candidates) -> list[Choice]:
             unvoted = some is drafts and not any(draft.port in layouts for draft in some)
             guess = unvoted and some[0].options[0][1] == UNDOCUMENTED
             habit = unvoted and not guess and not some[0].layout
-            found.append(Choice(text, answers, touched, guess, habit, layout=True))
+            made_of = Choice(text, answers, touched, guess or many, habit, layout=True)
+            found.append(replace(made_of, exhaustive=many))
     return found
 
 

@@ -19,6 +19,7 @@ from functools import cached_property
 from pytest_fwcompare.backends.base import Parameter
 from pytest_fwcompare.weights.transforms import (
     Flip,
+    Identity,
     Reshape,
     Transform,
     Transpose,
@@ -99,6 +100,14 @@ def slot(
     """A slot with its steps made short."""
     short = compose(parameter.shape, *steps)
     return Slot(parameter, role, form, short, shape_of(short, parameter.shape), certain, atoms)
+
+
+def turned(given: Slot) -> Slot:
+    """A matrix of undocumented layout the other way round; any other slot as it is."""
+    if given.certain or len(given.native) != 2:
+        return given
+    steps = (Transpose((1, 0)),) if isinstance(given.steps, Identity) else ()
+    return slot(given.parameter, given.role, given.form, *steps, certain=False)
 
 
 def role_word(parameter: Parameter) -> str:

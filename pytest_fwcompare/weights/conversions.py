@@ -21,6 +21,9 @@ MOST_LAYOUTS = 6
 UNDOCUMENTED = "same shape, layout of neither side documented"
 """Reason of a guess that neither side's layer class supports."""
 
+UNORDERED = "no class documents the order of its gates"
+"""Reason of one of the ways to read a recurrent cell's joined kernel."""
+
 
 def conversions(reference: Slot, port: Slot) -> tuple[tuple[Transform, str], ...]:
     """Transforms from one parameter to the other, the likeliest first; none if they do not fit."""

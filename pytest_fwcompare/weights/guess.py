@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pytest_fwcompare.backends.base import Parameter
 from pytest_fwcompare.errors import MappingError
 from pytest_fwcompare.weights.align import Aligner, Group
+from pytest_fwcompare.weights.blocks import Draft
 from pytest_fwcompare.weights.choices import (
     layout_choices,
     sibling_choices,
@@ -18,7 +19,6 @@ from pytest_fwcompare.weights.choices import (
 from pytest_fwcompare.weights.conventions import role_word
 from pytest_fwcompare.weights.frontier import exchanged, regrouped, units_of, ways
 from pytest_fwcompare.weights.mapping import Frontier, Link, Mapping
-from pytest_fwcompare.weights.pairs import Draft
 from pytest_fwcompare.weights.plans import Choice, Plan
 from pytest_fwcompare.weights.remnants import pair_remnants
 from pytest_fwcompare.weights.stacks import pair_stacks
@@ -75,9 +75,10 @@ class Candidates:
             left_port |= found.left_port
             why = self.why(group)
             for draft in found.drafts:
-                transform, note = draft.options[layouts.get(draft.port, 0)]
+                number = layouts.get(draft.port, 0)
+                transform, note = draft.options[number]
                 reason = f"{why}; {note}" if note else why
-                links[draft.port] = Link(draft.port, draft.sources, transform, reason)
+                links[draft.port] = Link(draft.port, draft.taken(number), transform, reason)
         rows, columns = self.aligner.alone(plan.groups)
         for i in rows:
             for slot in self.aligner.reference[i].slots:

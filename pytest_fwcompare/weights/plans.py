@@ -32,6 +32,7 @@ class Choice:
         open: neither order, names nor documentation decide it: a guess that must not be silent.
         habit: only what is usual in a framework decides it, not the layer's documentation.
         layout: it is about axes or heads, not about which parameter it is.
+        exhaustive: one of many answers that only all together tell: all are tried.
     """
 
     question: str
@@ -40,3 +41,4 @@ class Choice:
     open: bool
     habit: bool = False
     layout: bool = False
+    exhaustive: bool = False

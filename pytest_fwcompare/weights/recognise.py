@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pytest_fwcompare.weights.pairs import simplest
+from pytest_fwcompare.weights.blocks import simplest
 from pytest_fwcompare.weights.transforms import (
     Blocks,
     Concatenate,

@@ -10,10 +10,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import reduce
+from itertools import accumulate
+from typing import TypeVar
 
 import numpy as np
 
 Array = np.ndarray
+_T = TypeVar("_T")
 
 
 class Transform(ABC):
@@ -221,23 +224,39 @@ class Chain(Transform):
 
 @dataclass(frozen=True)
 class Parallel(Transform):
-    """A transform of its own for every source, then a combining transform."""
+    """A transform of its own for every source, or for a few each, then a combining transform.
+
+    Attributes:
+        each: the transforms.
+        combine: takes what they make.
+        counts: how many sources each of them takes, in order; () if all take one.
+    """
 
     each: tuple[Transform, ...]
     combine: Transform
+    counts: tuple[int, ...] = ()
 
     def apply(self, *sources: Array) -> Array:
-        steps = zip(self.each, sources, strict=True)
-        return self.combine.apply(*(step.apply(source) for step, source in steps))
+        steps = zip(self.each, self._shares(sources), strict=True)
+        return self.combine.apply(*(step.apply(*share) for step, share in steps))
 
     def adjoint(self, gradient: Array, *shapes: tuple[int, ...]) -> list[Array]:
-        empty = [np.broadcast_to(np.float32(0), shape) for shape in shapes]
-        middle = [step.apply(value).shape for step, value in zip(self.each, empty, strict=True)]
+        shares = self._shares(shapes)
+        middle = [shape_of(step, *share) for step, share in zip(self.each, shares, strict=True)]
         parts = self.combine.adjoint(gradient, *middle)
         return [
-            step.adjoint(part, shape)[0]
-            for step, part, shape in zip(self.each, parts, shapes, strict=True)
+            one
+            for step, part, share in zip(self.each, parts, shares, strict=True)
+            for one in step.adjoint(part, *share)
         ]
+
+    def _shares(self, given: tuple[_T, ...]) -> list[tuple[_T, ...]]:
+        """What each transform takes of the sources, or of their shapes."""
+        counts = self.counts or (1,) * len(self.each)
+        if sum(counts) != len(given):
+            raise ValueError(f"expected {sum(counts)} sources, got {len(given)}")
+        ends = list(accumulate(counts))
+        return [given[end - count : end] for count, end in zip(counts, ends, strict=True)]
 
 
 @dataclass(frozen=True)

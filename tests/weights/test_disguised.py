@@ -111,8 +111,8 @@ def test_the_search_grows_with_the_blocks_not_with_the_product_of_their_orders(
     asked: list[Mapping] = []
     original = link.evidence_of
 
-    def counted(*args: Any) -> Callable[[Mapping], Evidence]:
-        evidence = original(*args)
+    def counted(*args: Any, **options: Any) -> Callable[[Mapping], Evidence]:
+        evidence = original(*args, **options)
 
         def count(mapping: Mapping) -> Evidence:
             asked.append(mapping)

@@ -83,14 +83,14 @@ class Experts(nn.Module):
 
 
 class Cell(nn.Module):
-    """An LSTM's steps with one kernel for input and state together, or torch's two."""
+    """An LSTM's steps with one odd array for input and state together, or torch's two."""
 
     def __init__(self, together):
         super().__init__()
         self.stem, self.head = nn.Sequential(nn.Linear(6, 30), nn.Linear(30, 6)), nn.Linear(5, 3)
         if together:
             self.kernel, self.bias = (
-                nn.Parameter(torch.randn(11, 20)),
+                nn.Parameter(torch.randn(22, 10)),
                 nn.Parameter(torch.zeros(20)),
             )
         else:
@@ -99,7 +99,7 @@ class Cell(nn.Module):
     def step(self, x, h, c):
         if not hasattr(self, "kernel"):
             return self.cell(x, (h, c))
-        i, f, g, o = (torch.cat([x, h], -1) @ self.kernel + self.bias).chunk(4, -1)
+        i, f, g, o = (torch.cat([x, h], -1) @ self.kernel.view(11, 20) + self.bias).chunk(4, -1)
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         return o.sigmoid() * c.tanh(), c
 
@@ -150,7 +150,7 @@ def test_what_is_fused_in_an_unknown_way_is_refused_and_not_judged(together, rol
         judged(Cell(together), Cell(not together), STEPS)
     text = str(caught.value)
     assert text.startswith(
-        f"the {role}'s kernel (11, 20) has as many values as cell.weight_ih (20, 6), "
+        f"the {role}'s kernel (22, 10) has as many values as cell.weight_ih (20, 6), "
         "cell.weight_hh (20, 5) of the other side together: they may be fused in a way that is "
         "not known"
     )
