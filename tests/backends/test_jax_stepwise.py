@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from pytest_fwcompare.backends.base import Argument
 from pytest_fwcompare.backends.jax import JaxBackend
-from pytest_fwcompare.backends.jax.adopt import quick_jit
+from pytest_fwcompare.backends.jax.model import quick_jit
 from pytest_fwcompare.backends.jax.stepwise import stepwise
 
 X = np.array([0.5, 1.2345678, 100.0], np.float32)

@@ -113,7 +113,7 @@ class JaxBackend(Backend):
     def adopt(self, model: Any, *, dtype: str, device: str, mode: str, own: bool) -> Side:
         from pytest_fwcompare.backends.jax.adopt import JaxSide
         from pytest_fwcompare.backends.jax.devices import device_of
-        from pytest_fwcompare.backends.jax.models import twin_of
+        from pytest_fwcompare.backends.jax.twins import twin_of
 
         kind = kind_of(model)
         if kind is None:

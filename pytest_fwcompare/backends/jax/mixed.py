@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from pytest_fwcompare.backends.jax.models import Values, is_float
+from pytest_fwcompare.backends.jax.leaves import Values, is_float
 from pytest_fwcompare.backends.jax.outputs import Outputs
 
 Function = Callable[..., tuple[Outputs, Values]]

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from pytest_fwcompare.backends.jax.models import is_array
+from pytest_fwcompare.backends.jax.leaves import is_array
 
 
 @jax.tree_util.register_pytree_node_class

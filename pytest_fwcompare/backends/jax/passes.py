@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
 
 from pytest_fwcompare.backends.base import Array, Gradients, Pass, Precision
-from pytest_fwcompare.backends.jax.models import Values, is_float
+from pytest_fwcompare.backends.jax.leaves import Values, is_float
+from pytest_fwcompare.backends.jax.model import JaxModel
 from pytest_fwcompare.backends.jax.outputs import Outputs
-from pytest_fwcompare.backends.jax.widths import is_narrow
+from pytest_fwcompare.backends.jax.widths import to_numpy
 from pytest_fwcompare.errors import ModelError
-
-if TYPE_CHECKING:
-    from pytest_fwcompare.backends.jax.adopt import JaxSide
-
-
-def to_numpy(value: Any) -> Array:
-    """A NumPy array; bfloat16 and float8 as float32."""
-    array = np.asarray(value)
-    if array.dtype.kind not in "biufc" and is_narrow(array.dtype):
-        return array.astype(np.float32)
-    return array
 
 
 class JaxPass(Pass):
     """One forward pass; `pulled` is its backward function."""
 
     def __init__(
-        self, side: JaxSide, precision: Precision, outputs: Outputs, changed: Values, pulled: Any
+        self, side: JaxModel, precision: Precision, outputs: Outputs, changed: Values, pulled: Any
     ) -> None:
         self.side, self.precision, self.pulled = side, precision, pulled
         self._structs = [(n, a.shape, a.dtype, is_float(a)) for n, a in outputs.items()]

@@ -6,21 +6,21 @@ import enum
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 import jax
 import numpy as np
 from jax.extend import core
 
 from pytest_fwcompare.backends.base import Argument, Array, Gradients, Recorded
-from pytest_fwcompare.backends.jax.models import has_numbers, is_float, options_of, plain
+from pytest_fwcompare.backends.jax.leaves import has_numbers, is_float, options_of, plain
+from pytest_fwcompare.backends.jax.model import JaxModel
 from pytest_fwcompare.backends.jax.outputs import Outputs
-from pytest_fwcompare.backends.jax.passes import JaxPass, to_numpy
+from pytest_fwcompare.backends.jax.passes import JaxPass
 from pytest_fwcompare.backends.jax.shadow import INLINED, Lift, body, nested, traced
-from pytest_fwcompare.backends.jax.watch import MARK, scope_path, submodules, watched
-
-if TYPE_CHECKING:
-    from pytest_fwcompare.backends.jax.adopt import JaxSide
+from pytest_fwcompare.backends.jax.twin import submodules
+from pytest_fwcompare.backends.jax.watch import MARK, scope_path, watched
+from pytest_fwcompare.backends.jax.widths import to_numpy
 
 MOVES = (
     "broadcast_in_dim",
@@ -380,7 +380,7 @@ class RecordedPass(JaxPass):
             )
 
 
-def record_pass(side: JaxSide, arguments: Sequence[Argument], training: bool) -> RecordedPass:
+def record_pass(side: JaxModel, arguments: Sequence[Argument], training: bool) -> RecordedPass:
     """Run a side in float64 and record its equations. Called within its double context."""
     trained, floats, fixed, call = side.given(arguments, "double")
 

@@ -9,7 +9,8 @@ from typing import Any
 import jax
 
 from pytest_fwcompare.backends.base import Argument
-from pytest_fwcompare.backends.jax.models import TreeTwin, path_name
+from pytest_fwcompare.backends.jax.leaves import path_name
+from pytest_fwcompare.backends.jax.twins import TreeTwin
 
 
 def keys(side: Any) -> dict[str, str]:

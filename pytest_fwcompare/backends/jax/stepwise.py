@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from jax.extend import core
 
-from pytest_fwcompare.backends.jax.models import is_float
+from pytest_fwcompare.backends.jax.leaves import is_float
 from pytest_fwcompare.backends.jax.shadow import bind
 
 MOVES = ("transpose", "reshape", "squeeze", "broadcast_in_dim", "rev")

@@ -10,17 +10,14 @@ from typing import Any
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
-from pytest_fwcompare.backends.jax.models import Twin, is_float
+from pytest_fwcompare.backends.jax.leaves import is_float
+from pytest_fwcompare.backends.jax.twin import Twin
 
 SCOPE = re.compile(r"module<([^<>]*)>")
 """A name scope that stands for a module path."""
 
 MARK = "module-output"
 """Start of the name of a marked module output: "module-output|path|class"."""
-
-
-PARTS = ("Module", "List", "Dict", "Sequential")
-"""Classes of flax and equinox that are modules or hold some."""
 
 
 def scope_path(name_stack: Any) -> str | None:
@@ -101,37 +98,3 @@ def _linen() -> Iterator[None]:
 
     with flax.linen.intercept_methods(interceptor):
         yield
-
-
-def submodules(model: Any) -> list[tuple[str, Any]]:
-    """Path and object of every callable module within a model, each object once."""
-    found: list[tuple[str, Any]] = []
-    seen: set[int] = set()
-    waiting: list[tuple[str, Any]] = [("", model)]
-    while waiting:
-        path, item = waiting.pop()
-        if id(item) in seen:
-            continue
-        children = _children(item)
-        if children is None:
-            continue
-        seen.add(id(item))
-        if callable(item):
-            found.append((path, item))
-        waiting += [(f"{path}.{k}" if path else str(k), v) for k, v in reversed(children)]
-    return found
-
-
-def _children(item: Any) -> list[tuple[Any, Any]] | None:
-    """Named parts of a module or container; None for anything else."""
-    if isinstance(item, dict):
-        return list(item.items())
-    if isinstance(item, (list, tuple)):
-        return list(enumerate(item))
-    kinds = {(base.__module__.partition(".")[0], base.__name__) for base in type(item).__mro__}
-    if not kinds & {(library, kind) for library in ("flax", "equinox") for kind in PARTS}:
-        return None
-    if type(item).__name__ == "List":
-        return list(enumerate(item))
-    fields = getattr(type(item), "__dataclass_fields__", None) or getattr(item, "__dict__", {})
-    return [(k, getattr(item, k, None)) for k in fields if not k.startswith("_")]

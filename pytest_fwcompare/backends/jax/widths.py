@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from pytest_fwcompare.backends.base import Array
 from pytest_fwcompare.backends.constants import restore
 
 WIDE = {"complex64": np.complex128}
@@ -21,6 +22,14 @@ def is_narrow(dtype: Any) -> bool:
         return str(np.dtype(dtype)) in WIDE
     except TypeError:  # random keys and other extended dtypes
         return False
+
+
+def to_numpy(value: Any) -> Array:
+    """A NumPy array; bfloat16 and float8 as float32."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "biufc" and is_narrow(array.dtype):
+        return array.astype(np.float32)
+    return array
 
 
 def wide(dtype: Any) -> Any:

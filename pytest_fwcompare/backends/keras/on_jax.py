@@ -12,7 +12,8 @@ import numpy as np
 from pytest_fwcompare.backends.base import Argument, Array, Parameter, Pass, Precision, Stopwatch
 from pytest_fwcompare.backends.jax.adopt import JaxSide
 from pytest_fwcompare.backends.jax.devices import device_of, is_cpu
-from pytest_fwcompare.backends.jax.models import Twin, Values
+from pytest_fwcompare.backends.jax.leaves import Values
+from pytest_fwcompare.backends.jax.twin import Twin
 from pytest_fwcompare.backends.keras.examinable import Examinable
 from pytest_fwcompare.backends.keras.portable import without_cudnn
 from pytest_fwcompare.backends.keras.stateless import StatelessModel

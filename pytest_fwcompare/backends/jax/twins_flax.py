@@ -13,16 +13,14 @@ import jax
 import numpy as np
 from flax import nnx
 
-from pytest_fwcompare.backends.jax.models import (
-    STREAM,
-    Twin,
+from pytest_fwcompare.backends.jax.leaves import (
     Values,
     is_float,
     key_text,
     options_of,
     path_name,
-    twin_copy,
 )
+from pytest_fwcompare.backends.jax.twin import STREAM, Twin, twin_copy
 
 TRAINING_FLAGS = {
     "train": True,
