@@ -32,7 +32,7 @@ from pytest_fwcompare.running.arrays import keep_freed
 from pytest_fwcompare.running.outputs import StructureError
 from pytest_fwcompare.running.pair import Pair
 from pytest_fwcompare.running.points import arguments, called_with
-from pytest_fwcompare.running.supply import Source
+from pytest_fwcompare.running.supply import Own, Source
 from pytest_fwcompare.sides import Opened
 from pytest_fwcompare.workers.isolation import open_guarded
 
@@ -227,7 +227,7 @@ def make_pair(
     ours: Opened, theirs: Opened, request: Request, story: Story, telling: Example
 ) -> Pair:
     """Both sides with their weights mapped."""
-    source = Source(ours, request.dtype)
+    source, own = Source(ours, request.dtype), Own(theirs)
     kind = GoldenPair if isinstance(ours.side, GoldenSide) else Pair
 
     def with_mapping(mapping: Any) -> Pair:
@@ -241,6 +241,7 @@ def make_pair(
             checks=request.checks,
             dtype=request.dtype,
             source=source,
+            own=own,
         )
 
     mapping = choose_mapping(request.weights, ours, theirs, with_mapping, telling)

@@ -23,7 +23,7 @@ from pytest_fwcompare.running import canonical
 from pytest_fwcompare.running.layouts import Layouts
 from pytest_fwcompare.running.observing import Observer, training_is_random
 from pytest_fwcompare.running.points import Point, Run, arguments, called_with
-from pytest_fwcompare.running.supply import Source, Supply
+from pytest_fwcompare.running.supply import Own, Source, Supply
 from pytest_fwcompare.sides import Opened
 from pytest_fwcompare.weights.mapping import Mapping as WeightMapping
 
@@ -41,6 +41,7 @@ class Pair:
         dtype: working dtype.
         draws: number of moved runs that the jitter is taken from.
         source: of the reference's weights; several pairs of the same sides can share one.
+        own: of the port's; several pairs of the same sides must share one.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Pair:
         dtype: str = "float32",
         draws: int = 1,
         source: Source | None = None,
+        own: Own | None = None,
     ) -> None:
         self.reference, self.port = reference, port
         self.plan, self.mapping, self.share_weights = plan, mapping, share_weights
@@ -64,7 +66,7 @@ class Pair:
         self.notices: dict[str, None] = {}
         self.reference_modules: list[tuple[str, str]] = []
         self.source = source or Source(reference, dtype)
-        self.supply = Supply(reference, port, self.source, mapping, shared=share_weights)
+        self.supply = Supply(reference, port, self.source, mapping, shared=share_weights, own=own)
         self.layouts = Layouts(reference, port, plan.layouts.values(), outputs, self.notices)
         shared = reference.side.shares_dropout and port.side.shares_dropout
         self.masks = Masks() if shared else None

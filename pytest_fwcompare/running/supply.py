@@ -6,7 +6,7 @@ again from their seed, one parameter at a time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -112,6 +112,41 @@ class Source:
         return np.random.default_rng([*seeds, self._places[name]])
 
 
+class Own:
+    """What the port came with: a mapping that leaves a parameter alone runs with that.
+
+    Several mappings are tried on one port, and one of them may have written what the next leaves
+    alone: the values of a wrong pair would speak for the one that follows it.
+
+    Args:
+        port: the opened side, with the weights it came with.
+    """
+
+    def __init__(self, port: Opened) -> None:
+        self._side = port.side
+        parameters = self._side.parameters()
+        large = is_large(p.shape for p in parameters)
+        # A large network is read by those sides only that keep what they came with anyway.
+        self._read: Weights = {} if large else self._side.read()
+        self._written: set[str] = set()
+
+    def beside(self, made: Weights, left: Iterable[str]) -> Weights:
+        """The weights to load, and those that must be put back with them.
+
+        Args:
+            made: new values by name.
+            left: names of parameters that get none.
+        """
+        back = {n: v for n in left if n in self._written and (v := self._value(n)) is not None}
+        self._written.update(made)
+        if not back:
+            return made
+        return Lazy([*made, *back], lambda n: back[n] if n in back else made[n], keep=False)
+
+    def _value(self, name: str) -> Array | None:
+        return self._read[name] if self._read else self._side.original(name)
+
+
 class Supply:
     """Gives each side its weights before it runs.
 
@@ -120,6 +155,7 @@ class Supply:
         source: of the reference's weights.
         mapping: how the reference's weights become the port's; None: each keeps its own.
         shared: False if both sides keep the weights they came with.
+        own: what the port came with, where several mappings are tried on it.
     """
 
     def __init__(
@@ -130,8 +166,10 @@ class Supply:
         mapping: WeightMapping | None,
         *,
         shared: bool,
+        own: Own | None = None,
     ) -> None:
         self.reference, self.port, self.source = reference, port, source
+        self.own = own
         self.mapping, self.shared = mapping, shared
         self.port_parameters = {p.name: p for p in port.side.parameters()}
         self.large = source.large or is_large(p.shape for p in self.port_parameters.values())
@@ -162,6 +200,8 @@ class Supply:
             self.reference.side.load(weights, at)
         elif self.mapping is not None:
             made = self.of_port(weights)
+            if self.own is not None:
+                made = self.own.beside(made, self.mapping.unmatched_port)
             self.port.side.load(made, at)
             if at == "working" and not self._copied:
                 self._check_copied(made)

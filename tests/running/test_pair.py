@@ -76,3 +76,31 @@ def test_a_fault_is_found_with_the_jitter_that_it_exceeds(drawn):
     assert found.verdict == "semantic"
     assert len(drawn) > 1
     assert any(row.gap > row.jitter > 0 for row in found.tensors if row.verdict == "semantic")
+
+
+def test_what_one_mapping_wrote_does_not_speak_for_the_next(monkeypatch):
+    """A mapping that leaves a parameter alone runs with what the port came with."""
+    from pytest_fwcompare.weights import automatic
+    from pytest_fwcompare.weights.mapping import Link, Mapping
+    from pytest_fwcompare.weights.transforms import Identity
+
+    settled = []
+
+    def search(reference, port, *, evidence, **rest):
+        whole = Mapping(tuple(Link(p.name, (p.name,), Identity(), "") for p in reference))
+        part = Mapping(whole.links[:-1], {}, {whole.links[-1].port: "left alone"})
+        settled.extend(evidence(mapping).settled for mapping in (part, whole, part))
+        return part
+
+    monkeypatch.setattr(automatic, "automatic_mapping", search)
+    port = model()
+    with torch.no_grad():
+        port[3].bias += 1.0
+    before = port[3].bias.clone()
+    found = judged(port)
+    assert settled == [False, True, False]
+    assert found.verdict == "semantic"
+    row = next(row for row in found.tensors if row.name == "output output")
+    # Both precisions of the port have its own value: noise is rounding alone.
+    assert row.port_noise < 1e-5
+    assert torch.equal(port[3].bias, before)
