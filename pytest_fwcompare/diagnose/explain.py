@@ -210,19 +210,30 @@ class Success:
         return (self.proof.hits < 2 and not self.proof.to_output) or self.proof.alone
 
     @property
+    def weak(self) -> bool:
+        """Whether something that another repair may explain is left."""
+        return self.candidate.fitted or self.doubtful or self.proof.disordered
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is no reason to look further."""
+        return not (self.lonely or self.candidate.fitted or self.proof.disordered)
+
+    @property
     def doubtful(self) -> bool:
         """Whether what was found is in right ports as well, and nothing comes of it."""
         return self.candidate.weak and self.proof.alone
 
     @property
-    def rank(self) -> tuple[bool, bool, bool, int, float]:
+    def rank(self) -> tuple[bool, bool, bool, bool, int, float]:
         """Repairs that explain more are preferred, then those that explain it more exactly.
 
         A number that had to be solved for is a weaker reason than a change without one.
         """
         proof = self.proof
         plain = not self.candidate.fitted
-        return proof.to_output, not proof.alone, plain, proof.hits, -max(proof.after, EXACT)
+        found = proof.to_output, not proof.disordered, not proof.alone
+        return *found, plain, proof.hits, -max(proof.after, EXACT)
 
 
 def explain_place(
@@ -236,7 +247,7 @@ def explain_place(
     success: Success | None = None
     tries = list(spots(sides, replay, prover, place))
     for spot, late in [*((spot, False) for spot in tries), *((spot, True) for spot in tries)]:
-        weak = success is None or success.candidate.fitted or success.doubtful
+        weak = success is None or success.weak
         # What the port also computes on its way: a softmax taken for its logarithm, say.
         passing = success is not None and success.proof.alone and late and spot.place == place
         if not weak and not passing and (late or spot.operation.kind != "movement"):
@@ -246,8 +257,7 @@ def explain_place(
             success = made
         # A single value found may be half of the truth: two parts exchanged, each taken for
         # another function. The order of what comes in is asked, too.
-        settled = success is not None and not success.lonely and not success.candidate.fitted
-        if settled or thread_time() > deadline:
+        if (success is not None and success.settled) or thread_time() > deadline:
             break
     plain = Diagnosis(
         culprit=location.culprit,
@@ -275,7 +285,8 @@ def _try_all(spot: Spot, late: bool, tried: list[str], deadline: float) -> Succe
             if best is None or made.rank > best.rank:
                 best = made
             enough = proof.to_output or proof.hits > ENOUGH
-            if proof.after <= EXACT and enough and not proof.beside:
+            odd = proof.beside or proof.disordered
+            if proof.after <= EXACT and enough and not odd:
                 break
         if thread_time() > deadline:
             break
@@ -296,7 +307,7 @@ def _proved(sides: Sides, plain: Diagnosis, success: Success) -> Diagnosis:
     if not np.isfinite(proof.before):
         falls = f"{where} is found in the port (difference {proof.after:.1e}); without it, nothing"
     evidence = [f"with {candidate.change} {falls}"]
-    if proof.to_output:
+    if proof.to_output and not proof.disordered:
         evidence.append("so changed, the reference gives the port's output")
     elif proof.hits > 1:
         evidence.append(f"so changed, {proof.hits} values of the reference are found in the port")

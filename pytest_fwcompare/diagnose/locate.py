@@ -67,6 +67,7 @@ class Sides:
         graph: the reference's operations.
         port: the port's.
         index: the port's tensors; outputs: those that are outputs.
+        output_values: the latter as they are, in the reference's order of axes where it is known.
         alignment: of the reference's operations with `index`.
     """
 
@@ -91,7 +92,7 @@ class Sides:
         ends = list((port_outputs or {}).values()) or [
             self.port.records[place].value for place in self.port.ends
         ]
-        self.outputs = Index(ends)
+        self.outputs, self.output_values = Index(ends), ends
         self.output_places = self._output_places(reference_outputs or {})
         self._align()
 

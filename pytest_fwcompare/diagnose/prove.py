@@ -11,6 +11,7 @@ import numpy as np
 
 from pytest_fwcompare.backends.base import Array
 from pytest_fwcompare.diagnose.align import Index, contents, fingerprint
+from pytest_fwcompare.diagnose.operations import same
 
 if TYPE_CHECKING:
     from pytest_fwcompare.diagnose.locate import Sides
@@ -110,6 +111,8 @@ class Proof:
         alone: nothing that follows from the change is in the port, so that it proves a cause
             only if another fault behind it explains why.
         beside: the change makes an output that the port does not hand out.
+        disordered: an output that was computed holds the values of one of the port's, of its shape,
+            in another order.
     """
 
     place: int
@@ -121,6 +124,7 @@ class Proof:
     values: Mapping[int, Array] = field(repr=False)
     alone: bool = False
     beside: bool = False
+    disordered: bool = False
 
 
 class Prover:
@@ -197,7 +201,17 @@ class Prover:
         if distance > before / FALLS:
             # Near the tolerance a change may come closer by luck.
             return None
-        return Proof(place, before, distance, index, len(hits), to_output, values, alone, beside)
+        told = (alone, beside, to_output and self._disordered(values))
+        return Proof(place, before, distance, index, len(hits), to_output, values, *told)
+
+    def _disordered(self, values: Mapping[int, Array]) -> bool:
+        """Whether a changed output is one of the port's in another order of elements."""
+        sides = self.sides
+        for place in sides.output_places & values.keys():
+            ends = [end for end in sides.output_values if end.shape == values[place].shape]
+            if ends and not any(same(values[place], end, sides.tolerance) for end in ends):
+                return True
+        return False
 
     def _differs(self, place: int, value: Array) -> bool:
         """Whether a changed value is another one than the reference's."""

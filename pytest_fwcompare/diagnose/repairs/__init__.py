@@ -10,6 +10,7 @@ from pytest_fwcompare.diagnose.repairs import (
     heads,
     listed,
     losses,
+    masks,
     norms,
     order,
     parts,
@@ -17,7 +18,9 @@ from pytest_fwcompare.diagnose.repairs import (
     recurrent,
     segments,
     sources,
+    tables,
     waves,
+    windows,
 )
 from pytest_fwcompare.diagnose.repairs.base import REPAIRS, Spot, candidates
 
@@ -30,6 +33,7 @@ __all__ = [
     "norms",
     "convolution",
     "attention",
+    "masks",
     "recurrent",
     "order",
     "parts",
@@ -38,6 +42,8 @@ __all__ = [
     "segments",
     "listed",
     "sources",
+    "tables",
     "waves",
+    "windows",
     "activations",
 ]

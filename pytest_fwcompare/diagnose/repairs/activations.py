@@ -328,8 +328,8 @@ def extra_activation(spot: Spot) -> Iterator[Candidate]:
             yield Candidate("activation-place", f"{name} after it", {spot.place: made})
     for number, argument in enumerate(spot.operation.arguments):
         source = spot.replay.source(spot.place, number)
-        if source is None:
-            continue
+        if source is None or np.isin(argument, (0.0, 1.0)).all():
+            continue  # a mask, which no activation is taken of
         path, own = spot.graph.records[source].path, spot.record.path
         for name, made in _applied(argument):
             changed = attempt(spot.operation, spot.replaced(number, made))

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 import numpy as np
 
 from pytest_fwcompare.backends.base import Array
-from pytest_fwcompare.diagnose.operations import attempt
 from pytest_fwcompare.diagnose.prove import Candidate, is_fitted
 from pytest_fwcompare.diagnose.repairs.base import Spot, decades, repair, show
-from pytest_fwcompare.diagnose.repairs.order import is_attention
+from pytest_fwcompare.diagnose.repairs.masks import FILLS, rearranged
+from pytest_fwcompare.diagnose.repairs.order import is_attention, is_score_table
 from pytest_fwcompare.diagnose.repairs.patterns import averages, keeps_off_zero
 from pytest_fwcompare.diagnose.replay import Replay
 
-FILLS = (-np.inf, -1e30, -1e9, -1e4, 0.0, -65504.0, -3.4028234663852886e38)
-"""Common fills of masked scores."""
+LARGE = 100.0
+"""Numbers above this hide scores; no scale of theirs is so large."""
 
 
 def near(replay: Replay, place: int, kinds: set[str], onward: bool, reach: int = 4) -> int | None:
@@ -35,6 +35,8 @@ def near(replay: Replay, place: int, kinds: set[str], onward: bool, reach: int =
 def scale_cause(spot: Spot) -> str | None:
     """What a scale at this place is called; None where it has no name."""
     replay, place = spot.replay, spot.place
+    if is_score_table(spot, place):
+        return "position"
     front = [place]
     for _ in range(8):
         front = list({p for at in front for p in spot.graph.consumers[at]})
@@ -84,6 +86,10 @@ def number(spot: Spot) -> Iterator[Candidate]:
         yield from _thresholds(spot)
         return
     cause = "norm-epsilon" if keeps_off_zero(spot) else scale_cause(spot)
+    x = spot.operation.arguments[0]
+    of_scores = cause in ("attention-scale", "position") and abs(own) > LARGE
+    if of_scores and np.any(x == 0.0) and np.unique(x).size == 2:
+        cause = "mask"  # what is added to scores where they are masked
     if averages(spot):
         cause = "reduction"
     if cause is None:
@@ -118,31 +124,6 @@ def _thresholds(spot: Spot) -> Iterator[Candidate]:
         text = f"a limit of {own + shift:g} (reference {own:g})"
         yield from spot.change("mask", text, number=own + shift)
     yield Candidate("mask", f"no limit (reference {own:g})", {spot.place: np.ones_like(x)})
-
-
-@repair("softmax")
-def added_mask(spot: Spot) -> Iterator[Candidate]:
-    """A mask that the reference does not have: of later or earlier steps, or of an input."""
-    x, axis = np.asarray(spot.operation.arguments[0], np.float64), spot.operation.options["axis"]
-    if axis != x.ndim - 1 or x.ndim < 2:
-        return
-    kept: dict[str, Array] = {}
-    if x.shape[-1] == x.shape[-2]:
-        seen = np.tril(np.ones(x.shape[-2:], bool))
-        kept = {"later steps masked": seen, "earlier steps masked": seen.T}
-    for record in spot.graph.records:
-        mask = record.value
-        if record.operation != "input" or not np.isin(mask, (0.0, 1.0)).all() or mask.all():
-            continue
-        if mask.ndim == 2 and mask.shape == (x.shape[0], x.shape[-1]):
-            name = record.attributes.get("name", "an input")
-            shape = (x.shape[0], *(1,) * (x.ndim - 2), x.shape[-1])
-            kept[f"keys masked by {name}"] = mask.reshape(shape) > 0
-    for text, keep in kept.items():
-        for fill in (-np.inf, *_port_fills(spot)):
-            told = "" if fill == -np.inf else f", filled with {show(fill)}"
-            value = np.where(keep, x, fill)
-            yield from spot.arguments("mask", f"{text}{told}", value)
 
 
 @repair("softmax")
@@ -248,114 +229,6 @@ def factors(spot: Spot, value: Array) -> Iterator[tuple[float, Array]]:
     yield from spot.prover.solve(lambda c: -c * value, decades(-4, 4, 2))
 
 
-@repair("mask", "where")
-def masks(spot: Spot) -> Iterator[Candidate]:
-    """A mask inverted, left out, transposed, shifted, or filled with another value."""
-    operation = spot.operation
-    fill = operation.options.get("fill")
-    fills = (
-        [fill, *(f for f in FILLS if f != fill), *_port_fills(spot)] if fill is not None else []
-    )
-    for other in fills:
-        told = "" if other == fill else f", filled with {show(other)}"
-        reference = f" (reference {show(fill)})" if other != fill else ""
-        if other != fill:
-            yield from spot.change("mask", f"fill {show(other)}{reference}", fill=other)
-        yield from spot.change("mask", f"the mask inverted{told}", inverted=True, fill=other)
-        yield from _other_masks(spot, other, told)
-    if fill is None:
-        yield from spot.change("mask", "the condition inverted", inverted=True)
-    x = operation.arguments[0 if operation.kind == "mask" else 1]
-    if x.shape == spot.record.value.shape:
-        yield Candidate("mask", "no mask", {spot.place: np.asarray(x, np.float64)}, weak=True)
-
-
-def _port_fills(spot: Spot) -> list[float]:
-    """Values that the port's tensors of that size repeat more than any other, as a mask would."""
-    found: dict[float, None] = {}
-    for place, record in enumerate(spot.sides.port.records):
-        if record.value.size != spot.record.value.size or place in spot.sides.explained:
-            continue
-        values, counts = np.unique(record.value, return_counts=True)
-        if counts.size and counts.max() > 1 and np.isfinite(values[counts.argmax()]):
-            found[float(values[counts.argmax()])] = None
-    return list(found)[:6]
-
-
-def _other_masks(spot: Spot, fill: float, told: str) -> Iterator[Candidate]:
-    """The same mask along other axes, or shifted as an off-by-one in a causal mask does."""
-    slot = 1 if spot.operation.kind == "mask" else 0
-    mask = np.asarray(spot.operation.arguments[slot], bool)
-    if mask.ndim < 2:
-        return
-    choices: list[tuple[str, Array]] = []
-    if mask.shape[-1] == mask.shape[-2]:
-        choices.append(("the mask transposed", np.swapaxes(mask, -1, -2)))
-        size = mask.shape[-1]
-        for shift in (-1, 0, 1):
-            upper = ~np.tril(np.ones((size, size), bool), shift)
-            choices.append(
-                (f"a causal mask shifted by {shift}", np.broadcast_to(upper, mask.shape))
-            )
-        choices.extend(_bands(mask))
-    full = np.broadcast_to(mask, spot.record.value.shape)
-    if full.shape[-1] == full.shape[-2]:
-        choices.append(("the mask over queries instead of keys", np.swapaxes(full, -1, -2)))
-    choices.append(("the mask reversed in time", np.flip(mask, -1)))
-    for text, other in choices:
-        value = attempt(spot.operation, spot.replaced(slot, other), fill=fill)
-        if value is not None:
-            yield Candidate("mask", f"{text}{told}", {spot.place: value})
-
-
-def _bands(mask: Array) -> Iterator[tuple[str, Array]]:
-    """Masks that choose by the distance of two steps alone, with limits elsewhere."""
-    size = mask.shape[-1]
-    steps = np.arange(size)
-    distance = steps[None, :] - steps[:, None]
-    one = mask.reshape(-1, size, size)[0]
-    by_distance = {int(d): bool(one[distance == d][0]) for d in np.unique(distance)}
-    for hidden in (True, False):
-        kept = [d for d, value in by_distance.items() if value != hidden]
-        band = (distance >= min(kept)) & (distance <= max(kept)) if kept else distance > size
-        if not kept or not np.array_equal(np.broadcast_to(band != hidden, mask.shape), mask):
-            continue
-        low, high = min(kept), max(kept)
-        ends = [(low + a, high + b) for a in (-2, -1, 0, 1, 2) for b in (-2, -1, 0, 1, 2)]
-        ends += [(-size, high), (low, size), (-high, -low), (low, -low), (-high, high)]
-        for first, last in dict.fromkeys(ends):
-            if (first, last) != (low, high) and first <= last:
-                other = (distance >= first) & (distance <= last)
-                text = f"steps {first} to {last} seen (reference {low} to {high})"
-                yield text, np.broadcast_to(other != hidden, mask.shape)
-        return
-
-
-@repair("arithmetic")
-def additive_mask(spot: Spot) -> Iterator[Candidate]:
-    """A mask that is added to scores: inverted, left out, of another size."""
-    if spot.operation.options["function"] != "add" or len(spot.operation.arguments) != 2:
-        return
-    for slot, mask in enumerate(spot.operation.arguments):
-        low, high = float(np.min(mask)), float(np.max(mask))
-        if high != 0.0 or low > -1e3 or np.unique(mask).size != 2:
-            continue
-        masked = mask < 0
-        choices = {
-            "the mask inverted": np.where(masked, 0.0, low),
-            "no mask": np.zeros_like(mask),
-        }
-        if mask.ndim > 1 and mask.shape[-1] == mask.shape[-2]:
-            choices["the mask transposed"] = np.swapaxes(mask, -1, -2)
-        for fill in (*FILLS, *_port_fills(spot)):
-            choices[f"fill {show(fill)} (reference {show(low)})"] = np.where(masked, fill, 0.0)
-            choices[f"the mask inverted, fill {show(fill)}"] = np.where(masked, 0.0, fill)
-        for text, other in choices.items():
-            yield from spot.arguments(
-                "mask", text, *spot.replaced(slot, other), weak=text == "no mask"
-            )
-
-
 @repair("attention")
 def fused_attention(spot: Spot) -> Iterator[Candidate]:
     """A fused attention with another scale, mask or direction, or query and key exchanged."""
@@ -377,4 +250,24 @@ def fused_attention(spot: Spot) -> Iterator[Candidate]:
         )
         yield from spot.change("mask", f"fill {show(fill)}", fill=fill)
     yield from spot.change("mask", "no mask", unmasked=True, causal=False)
+    yield from _other_fused_masks(spot)
     yield from spot.change("softmax-axis", "softmax over the queries", axis=-2)
+
+
+def _other_fused_masks(spot: Spot) -> Iterator[Candidate]:
+    """The mask that a fused attention is given along other axes, or without the causal one."""
+    query, key, _, *masks = spot.operation.arguments
+    if spot.operation.options["causal"]:
+        yield from spot.change("mask", "no causal mask", causal=False)
+    if not masks:
+        return
+    mask, shape = masks[0], (*query.shape[:-1], key.shape[-2])
+    low = float(np.min(mask))
+    boolean = bool(np.isin(mask, (0.0, 1.0)).all())
+    if not boolean and (np.unique(mask).size != 2 or np.max(mask) != 0.0):
+        return
+    kept = np.asarray(mask, bool) if boolean else mask == 0.0
+    for text, other in rearranged(kept, shape):
+        value = other if boolean else np.where(other, 0.0, low)
+        for fill in (-np.inf, -1e9):
+            yield from spot.arguments("mask", text, *spot.replaced(3, value), fill=fill)

@@ -65,6 +65,8 @@ def reshapes(
                 back = [len(lead) + order.index(k) for k in range(len(new))]
                 axes = [*range(len(lead)), *back, *range(len(lead) + len(new), split.ndim)]
                 text = f"split as {tuple(sizes[k] for k in order)} (reference {tuple(sizes)})"
+                if [sizes[k] for k in order] == sizes:
+                    text = f"split as {tuple(sizes)} with the new axes in the order {order}"
                 own = parted - new[0] if parted in new and parted is not None else 0
                 kind = "parts" if parted in new and order.index(own) != own else "split"
                 yield kind, text, split.transpose(axes)
@@ -104,9 +106,10 @@ def order_cause(spot: Spot) -> str:
     linked = nearby(spot.graph, spot.place)
     if _near_waves(spot):
         return "position"
-    if _is_table(spot) and any(is_attention(spot, place) for place in linked):
+    attends = any(is_attention(spot, place) for place in linked)
+    if attends and (_is_table(spot) or is_score_table(spot, spot.place)):
         return "position"
-    if any(is_attention(spot, place) for place in linked):
+    if attends and _of_heads(spot):
         return "head-split"
     if _is_split(spot) and any(spot.name(place) in ("softmax", "exp") for place in linked):
         return "head-split"  # a softmax over parts of the batch, written out
@@ -119,6 +122,78 @@ def _is_split(spot: Spot) -> bool:
         return False
     groups = blocks(spot.operation.arguments[0].shape, spot.record.value.shape)
     return bool(groups) and groups is not None and [len(part) for part in groups[-1]] == [1, 2]
+
+
+def _of_heads(spot: Spot) -> bool:
+    """Whether what is moved here are heads, and not places: windows and patches are whole rows.
+
+    Heads come of a split of the features, go to a product of two tensors, or are merged into the
+    features again. On the way they are only moved.
+    """
+    for links in (spot.graph.inputs, spot.graph.consumers):
+        front, seen = [spot.place], {spot.place}
+        while front:
+            place = front.pop()
+            if spot.replay.kind(place) != "movement" and not spot.replay.is_identity(place):
+                if _mixes(spot, place):
+                    return True
+                continue
+            if _regroups_features(spot, place):
+                return True
+            near = [p for p in links[place] if p not in seen]
+            seen.update(near)
+            front += near
+    return False
+
+
+def _mixes(spot: Spot, place: int) -> bool:
+    """Whether an operation is a part of an attention: a product of two tensors, a softmax."""
+    if spot.replay.kind(place) in ("softmax", "attention"):
+        return True
+    return is_product(spot.name(place)) and all(
+        isinstance(source, int) for source in spot.graph.sources(place)
+    )
+
+
+def _regroups_features(spot: Spot, place: int) -> bool:
+    """Whether a reshape splits the last axis or merges others into it."""
+    operation = spot.replay.operation(place)
+    if operation is None or operation.options.get("move") != "reshape":
+        return False
+    groups = blocks(operation.arguments[0].shape, spot.graph.records[place].value.shape)
+    return not groups or [len(part) for part in groups[-1]] != [1, 1]
+
+
+def is_score_table(spot: Spot, place: int) -> bool:
+    """Whether a value that no input goes into is added to scores of an attention.
+
+    What is looked up by whole numbers may be looked up by an input; but then it is no score.
+    """
+    graph = spot.graph
+    if any(graph.records[p].operation == "input" for p in graph.upstream([place])):
+        return False
+    front, seen = [place], {place}
+    for _ in range(NEARBY):
+        front = [p for at in front for p in graph.consumers[at] if p not in seen]
+        seen.update(front)
+        for consumer in front:
+            scores = spot.name(consumer) in ("add", "addv2", "iadd", "radd", "add_any")
+            if scores and near_softmax(spot, consumer):
+                return True
+        front = [p for p in front if spot.replay.kind(p) == "movement"]
+    return False
+
+
+def near_softmax(spot: Spot, place: int, reach: int = 5) -> bool:
+    """Whether a softmax between two products follows, what is in between masked and scaled."""
+    front = [place]
+    for _ in range(reach):
+        front = [p for at in front for p in spot.graph.consumers[at]]
+        if any(is_attention(spot, p) for p in front):
+            return True
+        plain = ("arithmetic", "mask", "where", "movement")
+        front = [p for p in front if spot.replay.kind(p) in plain]
+    return False
 
 
 def _is_table(spot: Spot) -> bool:
@@ -312,7 +387,7 @@ def transposition(spot: Spot) -> Iterator[Candidate]:
     options = spot.operation.options
     x = spot.operation.arguments[0]
     if options["move"] != "transpose" or x.ndim > 5:
-        return
+        return  # those of more axes: see windows
     for axes in itertools.permutations(range(x.ndim)):
         value = x.transpose(axes)
         if axes != tuple(options["axes"]) and value.shape == spot.record.value.shape:

@@ -121,8 +121,10 @@ def averages(spot: Spot) -> bool:
     before = spot.replay.operation(source) if source is not None else None
     return (
         before is not None
+        and source is not None
         and before.options.get("function") == "add"
         and len(before.arguments) == 2
+        and all(isinstance(place, int) for place in spot.graph.sources(source))
         and count > 1
         and abs(count - round(count)) < 1e-6
     )

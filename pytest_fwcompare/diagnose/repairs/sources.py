@@ -12,6 +12,7 @@ from pytest_fwcompare.diagnose.operations import attempt
 from pytest_fwcompare.diagnose.prove import Candidate, is_fitted
 from pytest_fwcompare.diagnose.repairs.attention import factors
 from pytest_fwcompare.diagnose.repairs.base import Spot, repair
+from pytest_fwcompare.diagnose.repairs.order import is_score_table
 
 REACH = 60
 """Operations back in execution order that a residual may be taken from."""
@@ -38,7 +39,7 @@ def residual(spot: Spot) -> Iterator[Candidate]:
     seen = list(operation.arguments)
     for number in (0, 1):
         own, source = operation.arguments[number], (first, second)[number]
-        if source not in spot.sides.fed:
+        if not _is_fed(spot, source):
             # A table made of parameters: one of positions, added to scores or to embeddings.
             made = attempt(operation, spot.replaced(number, np.zeros_like(own)))
             if made is not None and own.ndim > 1:
@@ -69,7 +70,7 @@ def residual(spot: Spot) -> Iterator[Candidate]:
             if made is not None:
                 yield Candidate("residual", text, {spot.place: made}, places=(spot.place,))
         yield from _passed_by(spot, number, source)
-    if first not in spot.sides.fed or second not in spot.sides.fed or _is_formula(spot, sources):
+    if not (_is_fed(spot, first) and _is_fed(spot, second)) or _is_formula(spot, sources):
         return
     for number in (0, 1):
         zero = np.zeros_like(operation.arguments[number])
@@ -86,6 +87,11 @@ def residual(spot: Spot) -> Iterator[Candidate]:
             for factor, value in spot.prover.solve(family, [-2.0, -1.0, 1e-6, 0.999, 1.001, 8.0]):
                 text = f"one summand scaled by {factor:.10g} (reference 1)"
                 yield Candidate("residual", text, {spot.place: value}, fitted=is_fitted(factor))
+
+
+def _is_fed(spot: Spot, place: int) -> bool:
+    """Whether an input goes into a summand, so that it is no table of positions."""
+    return place in spot.sides.fed and not is_score_table(spot, place)
 
 
 def _turned_table(spot: Spot, number: int) -> Iterator[Candidate]:
