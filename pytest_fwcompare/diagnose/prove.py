@@ -111,7 +111,7 @@ class Proof:
         alone: nothing that follows from the change is in the port, so that it proves a cause
             only if another fault behind it explains why.
         beside: the change makes an output that the port does not hand out.
-        disordered: an output that was computed holds the values of one of the port's, of its shape,
+        disordered: an output that was computed holds the values of one of that shape of the port,
             in another order.
     """
 
