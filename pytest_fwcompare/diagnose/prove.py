@@ -201,8 +201,8 @@ class Prover:
         if distance > before / FALLS:
             # Near the tolerance a change may come closer by luck.
             return None
-        told = (alone, beside, to_output and self._disordered(values))
-        return Proof(place, before, distance, index, len(hits), to_output, values, *told)
+        flags = (alone, beside, to_output and self._disordered(values))
+        return Proof(place, before, distance, index, len(hits), to_output, values, *flags)
 
     def _disordered(self, values: Mapping[int, Array]) -> bool:
         """Whether a changed output is one of the port's in another order of elements."""
