@@ -2,22 +2,25 @@
 
 For each network of the examples: the verdict against the NumPy reference, its noise, the time of a
 forward and a backward pass, its ratio to the fastest of the row's dtype, and the device's peak.
-Written to `benchmarks/results/`, named after the device, with driver and versions. Nothing is
-written where there is no GPU.
+Written to `benchmarks/results/`, named after the device, with driver and versions, after every row:
+a run that is cut off leaves what it measured. Once `--minutes` are over, what is left is named and
+not begun.
 
     python benchmarks/cuda.py [--networks lenet] [--dtypes float32,tf32] [--frameworks torch,jax]
 
-`--device cpu` is a dry run: the same table of the CPU alone, printed and not written.
+`--device cpu` is a dry run where there is no GPU: the same table of the CPU alone, which says so.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import os
 import platform
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -35,7 +38,8 @@ DTYPES = "float32,tf32,float16,bfloat16"
 FRAMEWORKS = "torch,jax"
 DEVICES = ("cuda", "cpu")
 RESULTS = Path(__file__).parent / "results"
-EXAMPLES = 6
+EXAMPLES = 3
+"""Each has sizes of its own, for which XLA compiles every program anew."""
 
 HEAD = (
     "| network | dtype | framework | device | verdict | noise | forward | backward | "
@@ -65,7 +69,8 @@ def rows(key: str, dtype: str, names: list[str], devices: Sequence[str]) -> Iter
     """A row for each framework and device."""
     network = NETWORKS[key]()
     for device in devices:
-        if why_not(dtype, device):
+        if reason := why_not(dtype, device):
+            yield f"| {key} | {dtype} | | {device} | {reason.partition(';')[0]} | | | | | |"
             continue
         timings = {
             timing.framework: timing
@@ -128,9 +133,14 @@ def main() -> int:
     parser.add_argument("--dtypes", default=DTYPES)
     parser.add_argument("--frameworks", default=FRAMEWORKS)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--minutes", type=float, default=20.0)
     options = parser.parse_args()
     dry = options.device == "cpu"
-    facts = {"device": "CPU", "driver": "none", "memory": "dry run"} if dry else device_facts()
+    facts = (
+        {"device": "CPU", "driver": "none", "memory": "no GPU: a dry run"}
+        if dry
+        else device_facts()
+    )
     if facts is None:
         print("no NVIDIA GPU answers here (nvidia-smi): nothing is measured, nothing is written")
         return 1
@@ -143,31 +153,53 @@ def main() -> int:
     if not names:
         print(f"none of {options.frameworks} sees the {facts['device']}")
         return 1
-    lines = [
-        f"# {facts['device']}, driver {facts['driver']}, {facts['memory']}",
-        "",
-        f"{datetime.date.today().isoformat()}; Python {platform.python_version()}; "
-        + ", ".join(f"{name} {registry.backend(name).version()}" for name in names),
-        "",
-        HEAD,
-        "| --- | --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    print("\n".join(lines))
-    for key in options.networks.split(","):
-        for dtype in options.dtypes.split(","):
-            for line in rows(key, dtype, names, DEVICES[1:] if dry else DEVICES):
-                lines.append(line)
-                print(line, flush=True)
-    if dry:
-        return 0
-    RESULTS.mkdir(exist_ok=True)
-    name = re.sub(r"\W+", "-", facts["device"]).strip("-").lower()
-    path = RESULTS / f"cuda-{name}.md"
-    partial = path.with_suffix(".part")
-    partial.write_text("\n".join(lines) + "\n")
-    partial.replace(path)
-    print(f"\nwritten to {path}")
+    table = Table(facts, names)
+    asked = [(k, d) for k in options.networks.split(",") for d in options.dtypes.split(",")]
+    end = time.monotonic() + 60 * options.minutes
+    for place, (key, dtype) in enumerate(asked):
+        if time.monotonic() > end:
+            left = ", ".join(f"{k} {d}" for k, d in asked[place:])
+            table.say("", f"Not begun after {options.minutes} minutes: {left}.")
+            break
+        for line in rows(key, dtype, names, DEVICES[1:] if dry else DEVICES):
+            table.say(line)
+    print(f"\nwritten to {table.path}")
     return 0
+
+
+class Table:
+    """Lines that are printed, and kept in a file that is whole after each of them."""
+
+    def __init__(self, facts: dict[str, str], names: Sequence[str]) -> None:
+        name = re.sub(r"\W+", "-", facts["device"]).strip("-").lower()
+        self.path = RESULTS / f"cuda-{name}.md"
+        self.lines: list[str] = []
+        self.say(
+            f"# {facts['device']}, driver {facts['driver']}, {facts['memory']}",
+            "",
+            f"{datetime.date.today().isoformat()}; Python {platform.python_version()}; "
+            f"load average {os.getloadavg()[0]:.0f}; {', '.join(map(version, names))}",
+            "",
+            HEAD,
+            "| --- | --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
+        )
+
+    def say(self, *lines: str) -> None:
+        """Add lines."""
+        self.lines += lines
+        print("\n".join(lines), flush=True)
+        RESULTS.mkdir(exist_ok=True)
+        partial = self.path.with_suffix(".part")
+        partial.write_text("\n".join(self.lines) + "\n")
+        partial.replace(self.path)
+
+
+def version(name: str) -> str:
+    """A framework's version, with what it knows of CUDA."""
+    backend = registry.backend(name)
+    facts = backend.environment()
+    more = ", ".join(f"{key} {facts[key]}" for key in ("cuda", "jaxlib") if facts.get(key))
+    return f"{name} {backend.version()}{f' ({more})' if more else ''}"
 
 
 if __name__ == "__main__":
