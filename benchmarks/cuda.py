@@ -2,7 +2,7 @@
 
 For each network of the examples: the verdict against the NumPy reference, its noise, the time of a
 forward and a backward pass, its ratio to the fastest of the row's dtype, and the device's peak.
-Written to `benchmarks/results/`, named after the device, with driver and versions, after every row:
+Written to `benchmarks/results/`, named after the device, with driver and versions, at every row:
 a run that is cut off leaves what it measured. Once `--minutes` are over, what is left is named and
 not begun.
 
