@@ -297,18 +297,19 @@ class Side(ABC):
         """
 
     def examine_layers(
-        self, arguments: Sequence[Argument], path: str | None, dtype: str, seed: int
+        self, arguments: Sequence[Argument], paths: Sequence[str] | None, dtype: str, seed: int
     ) -> list[Examined]:
         """What layers of a Keras model give alone, on the values that reach them; see `Examined`.
 
         Args:
             arguments: of the model, whose working weights are those last loaded.
-            path: of the layer that is asked about; None: all layers.
+            paths: of the layers that are asked about; None: all of them.
             dtype: working dtype.
             seed: of the cotangents.
 
         Returns:
-            One for each layer, in the order of their first calls; none for models of others.
+            One for each layer of Keras, in the order of `paths`, or of their first calls; none for
+            models of others.
         """
         return []
 

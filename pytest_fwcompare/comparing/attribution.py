@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,6 +100,7 @@ def attribute_culprit(
     *,
     proved: bool,
     training: bool = False,
+    users: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Attribution | None:
     """The answer for the culprit of a comparison of which a side is in Keras.
 
@@ -113,6 +115,8 @@ def attribute_culprit(
         port_culprit: path of the port's.
         proved: whether a cause is proved already.
         training: whether it fails only in training mode.
+        users: by role, paths of layers that use what the culprit gives, where only gradients
+            differ: any of them may send the wrong one back.
 
     Returns:
         None where neither side is in Keras.
@@ -121,7 +125,7 @@ def attribute_culprit(
     for role, path in (("port", port_culprit), ("reference", culprit)):
         if pair.opened(role).side.library != "keras":
             continue
-        made = _of_role(pair, point, role, path, proved)
+        made = _of_role(pair, point, role, path, users.get(role, ()), proved)
         if made.fault in ("keras", "backend"):
             answers = [made]
             break
@@ -134,24 +138,40 @@ def attribute_culprit(
     return answer
 
 
-def _of_role(pair: Pair, point: Point, role: str, path: str | None, proved: bool) -> Attribution:
+def _of_role(
+    pair: Pair, point: Point, role: str, path: str | None, users: Sequence[str], proved: bool
+) -> Attribution:
     """The answer for the culprit of one side."""
     if not path:
-        said = f"the difference begins in no layer of the {role} that could be asked about"
-        return Attribution("", "", "", "unasked", notes=(said,))
+        return unasked("", f"the difference begins in no layer of the {role} to be asked about")
     side = pair.opened(role).side
     pair.run(role, point, "working", backward=False)  # the weights of this point
-    examined = side.examine_layers(pair.arguments(role, point.inputs), path, pair.dtype, 0)
-    if not examined:
-        said = f"{path} of the {role} is not called in inference"
-        return Attribution(path, "", "", "unasked", notes=(said,))
-    (one,) = examined
-    if one.foreign:
-        return Attribution(path, one.kind, "", "unasked", notes=(one.foreign,))
-    if proved and one.formula is None:
+    paths = [path, *users]
+    found = side.examine_layers(pair.arguments(role, point.inputs), paths, pair.dtype, 0)
+    known = [one for one in found if not one.foreign]
+    if not known:
+        said = found[0].foreign if found else f"{path} of the {role} is not called in inference"
+        return unasked(path, said)
+    if proved and all(one.formula is None for one in known):
         said = "its cause is proved, so no other backend was asked"
-        return Attribution(one.path, one.kind, "", "unasked", notes=(*one.notes, said))
-    return attributed([one], None, pair.dtype, always=False)[0]
+        return replace(unasked(known[0].path, *known[0].notes, said), kind=known[0].kind)
+    answers = attributed(known, None, pair.dtype, always=False)
+    for made in answers:
+        if made.fault in ("keras", "backend"):
+            if made is not answers[0]:
+                said = f"it sends a wrong gradient back to {path}, whose value it uses"
+                made = replace(made, notes=(*made.notes, said))
+            return made
+    others = [made.layer for made in answers[1:] if made.fault == "port"]
+    if others and answers[0].fault == "port":
+        said = f"and so do the layers that send gradients back to it: {', '.join(others)}"
+        return replace(answers[0], notes=(*answers[0].notes, said))
+    return answers[0]
+
+
+def unasked(layer: str, *notes: str) -> Attribution:
+    """Nothing was asked, for reasons."""
+    return Attribution(layer, "", "", "unasked", notes=notes)
 
 
 @dataclass

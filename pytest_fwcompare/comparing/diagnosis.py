@@ -31,6 +31,9 @@ VANISHED = 1e-4
 TRIED = 12
 """Repairs that gave nothing and are listed."""
 
+USERS = 8
+"""Layers that use a value and are asked about where its gradient is wrong, at most."""
+
 TITLE = "gradient of "
 """What the gradient of a parameter is called before its name."""
 
@@ -238,12 +241,29 @@ def _attribution(
             explained.port_culprit,
             proved=explained.cause is not None,
             training=training,
+            users=users_of(traced.sides, explained) if traced.found.backward else {},
         )
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         said = f"whether it is Keras or the backend was not found out: {reason}"
         return {"notices": (*explained.notices, said)}
     return {"attribution": found}
+
+
+def users_of(sides: Sides, explained: Explained) -> dict[str, list[str]]:
+    """By role the layers that use what the culprit gives: they send its wrong gradient back."""
+    made = {}
+    for role, graph, path in (
+        ("reference", sides.graph, explained.culprit),
+        ("port", sides.port, explained.port_culprit),
+    ):
+        inside = {
+            place for place, record in enumerate(graph.records) if path and record.path == path
+        }
+        users = {user for place in inside for user in graph.consumers[place]} - inside
+        found = dict.fromkeys(graph.records[user].path for user in sorted(users))
+        made[role] = [one for one in found if one and one != path][:USERS]
+    return made
 
 
 def _random(pair: Pair, found: Explained, unstable: tuple[str, float]) -> Explained:

@@ -115,6 +115,8 @@ def judge(
         if not agree and len(wrong) < 2:
             fault = "undecided"
             said.append("no other backend of Keras could tell: it may be Keras or its backend")
+        if raw is not None and fault != "keras":
+            said += _of_raw(answers[raw.who], _backend(own))
     elif own in agree:
         fault = "port" if formula is not None else "undecided"
         if formula is None and not wrong:
@@ -130,6 +132,15 @@ def judge(
         tuple(_backend(one) for one in wrong) if fault == "backend" else (),
         tuple(answers.values()),
         tuple(said),
+    )
+
+
+def _of_raw(answer: Answer, backend: str) -> list[str]:
+    """Whether the same formula goes wrong without Keras, where Keras is wrong on a backend."""
+    if answer.agrees:
+        return [f"raw {backend} gives what is documented: the fault is in what Keras makes of it"]
+    return [f"{answer.who} gives something else, too, with no Keras in it"] * (
+        answer.agrees is False
     )
 
 

@@ -226,10 +226,10 @@ class Server:
     # Layers of Keras -------------------------------------------------------------------------
 
     def do_examine(
-        self, side: int, arguments: list[Any], path: str | None, dtype: str, seed: int
+        self, side: int, arguments: list[Any], paths: list[str] | None, dtype: str, seed: int
     ) -> list[Any]:
         """See `Side.examine_layers`."""
-        return self._side(side).examine_layers(arguments, path, dtype, seed)
+        return self._side(side).examine_layers(arguments, paths, dtype, seed)
 
     def do_layers(self, jobs: list[Any]) -> list[Any]:
         """What layers of another process give on the backend that Keras has here."""

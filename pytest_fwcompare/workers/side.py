@@ -119,7 +119,7 @@ class RemoteSide(Side):
         return RemotePass(self, made, about)
 
     def examine_layers(
-        self, arguments: Sequence[Argument], path: str | None, dtype: str, seed: int
+        self, arguments: Sequence[Argument], paths: Sequence[str] | None, dtype: str, seed: int
     ) -> list[Examined]:
         found: list[Examined] = self.ask(
             "examine",
@@ -127,7 +127,7 @@ class RemoteSide(Side):
             Shown(arguments),
             side=self.number,
             arguments=list(arguments),
-            path=path,
+            paths=None if paths is None else list(paths),
             dtype=dtype,
             seed=seed,
         )

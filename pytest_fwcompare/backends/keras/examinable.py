@@ -28,9 +28,9 @@ class Examinable:
         raise NotImplementedError
 
     def examine_layers(
-        self, arguments: Sequence[Argument], path: str | None, dtype: str, seed: int
+        self, arguments: Sequence[Argument], paths: Sequence[str] | None, dtype: str, seed: int
     ) -> list[Examined]:
         """See `Side.examine_layers`."""
         from pytest_fwcompare.backends.keras.examine import examine
 
-        return examine(self, arguments, path, dtype, self.asked_device, seed)
+        return examine(self, arguments, paths, dtype, self.asked_device, seed)

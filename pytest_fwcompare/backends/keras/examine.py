@@ -33,30 +33,40 @@ INPUTS = ("inputs", "value", "query")
 
 
 def examine(
-    side: Any, arguments: Sequence[Argument], path: str | None, dtype: str, device: str, seed: int
+    side: Any,
+    arguments: Sequence[Argument],
+    paths: Sequence[str] | None,
+    dtype: str,
+    device: str,
+    seed: int,
 ) -> list[Examined]:
     """What layers of a side's model give, each on the first value that reaches it.
 
     Args:
-        side: of a Keras model, see `LayersExamined`, with the weights last loaded.
+        side: of a Keras model, see `Examinable`, with the weights last loaded.
         arguments: of the model.
-        path: of a layer; None: all of them.
+        paths: of layers; None: all of them.
         dtype: working dtype.
         device: as in `compare`.
         seed: of the cotangents.
+
+    Returns:
+        One for each layer that was called; then one for each path that leads to none of Keras.
     """
-    model = side.keras_model
-    if path is None:
+    model, on = side.keras_model, keras.backend.backend()
+    found = {path: calls.find_layer(model, path) for path in paths or ()}
+    chosen = list({id(one[1]): one for one in found.values() if one is not None}.values())
+    if paths is None:
         chosen = calls.keras_layers(model)
-    else:
-        one = calls.find_layer(model, path)
-        if one is None:
-            on = keras.backend.backend()
-            return [Examined(path, "", on, foreign=calls.why_none(model, path))]
-        chosen = [one]
     with calls.watched(chosen) as noted:
-        side.call_eagerly(arguments)
-    return [_examined(call, dtype, device, seed) for call in noted]
+        if chosen:
+            side.call_eagerly(arguments)
+    if paths is not None:
+        places = [path for path, _ in chosen]
+        noted.sort(key=lambda call: places.index(call.path))
+    made = [_examined(call, dtype, device, seed) for call in noted]
+    lost = [path for path, one in found.items() if one is None]
+    return made + [Examined(path, "", on, foreign=calls.why_none(model, path)) for path in lost]
 
 
 def _examined(call: Call, dtype: str, device: str, seed: int) -> Examined:
