@@ -185,6 +185,27 @@ class Attribution:
             return "Keras or the backend: not asked"
         return "Keras or the backend: cannot be told"
 
+    @property
+    def advice(self) -> str:
+        """What to do about Keras or its backend; "" where there is nothing to do about them."""
+        if self.fault not in ("keras", "backend"):
+            return ""
+        if self.kind != self.documented and self.documented:
+            return f"change {self.kind}, or hold it against something else than {self.documented}"
+        if self.fault == "keras":
+            return f"report it to Keras; until it is mended, write {self.kind} with keras.ops"
+        start = "keras on "
+        right = [
+            answer.who.removeprefix(start)
+            for answer in self.answers
+            if answer.agrees and answer.backward is not None and answer.who.startswith(start)
+        ]
+        raw = [answer.agrees for answer in self.answers if answer.who.startswith("raw ")]
+        whose = " and ".join(self.backends)
+        to = {(True,): "Keras", (False,): whose}.get(tuple(raw), f"Keras or {whose}")
+        meanwhile = f"; until it is mended, run Keras on {' or '.join(right)}" if right else ""
+        return f"report it to {to}{meanwhile}"
+
 
 @dataclass(frozen=True)
 class WeightRow:

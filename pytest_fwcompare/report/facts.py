@@ -55,8 +55,9 @@ def facts(comparison: Comparison) -> Iterator[Fact]:
 
 def told(found: Attribution) -> str:
     """The answer, about which layer, and what should be known with it."""
-    layer = f"{found.layer} ({found.kind})"
-    return "; ".join([f"{found.answer}: {layer}", *found.notes])
+    layer = f": {found.layer} ({found.kind})" if found.kind else ""
+    advice = [f"to do: {found.advice}"] if found.advice else []
+    return "; ".join([f"{found.answer}{layer}", *found.notes, *advice])
 
 
 def title(results: Sequence[Result]) -> str:

@@ -161,7 +161,7 @@ def attribution_lines(found: Attribution | None) -> list[str]:
         lines.append(
             f"{found.layer} against the documented formula of {found.documented} in NumPy:"
         )
-    else:
+    elif found.answers:
         lines.append(f"{found.layer} ({found.kind}):")
     width = max((len(answer.who) for answer in found.answers), default=0)
     for answer in found.answers:
@@ -175,7 +175,7 @@ def attribution_lines(found: Attribution | None) -> list[str]:
         if answer.reason:
             said.append(answer.reason.splitlines()[0])
         lines.append("  ".join(said))
-    return [*lines, *found.notes]
+    return [*lines, *found.notes, *([f"to do: {found.advice}"] if found.advice else ())]
 
 
 def tensor_sentences(row: TensorRow, comparison: Comparison) -> list[str]:

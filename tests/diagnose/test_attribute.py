@@ -57,6 +57,30 @@ def test_one_wrong_backend_is_named(wrong) -> None:
     assert own.reason == ("other outputs" if "shift" in wrong else "other gradients")
 
 
+def test_it_says_whom_to_tell_and_what_to_use_meanwhile() -> None:
+    wrong = given("tensorflow", 1e-3)
+    found = said(wrong, given("torch"), given("jax"), given("numpy", gradients=False))
+    assert found.notes == (
+        "raw tensorflow gives what is documented: the fault is in what Keras makes of it",
+    )
+    told = "report it to Keras; until it is mended, run Keras on torch or jax"
+    assert found.advice == told, "NumPy has no gradients, so nobody is sent there"
+    raw = dataclasses.replace(wrong, who="raw tensorflow")
+    kinds = "n", "Norm", "Norm"
+    found = judge(*kinds, wrong, FORMULA, raw, [given("torch")])
+    assert found.notes == ("raw tensorflow gives something else, too, with no Keras in it",)
+    told = "report it to tensorflow; until it is mended, run Keras on torch"
+    assert found.advice == told
+    silent = judge(*kinds, wrong, FORMULA, None, [given("torch")])
+    assert silent.advice.startswith("report it to Keras or tensorflow; until")
+    own = judge("n", "MyNorm", "Norm", wrong, FORMULA, RAW, [given("torch", 1e-3)])
+    assert own.advice == "change MyNorm, or hold it against something else than Norm"
+    assert said(wrong, given("torch", 1e-3)).advice == (
+        "report it to Keras; until it is mended, write Norm with keras.ops"
+    )
+    assert said(given("tensorflow")).advice == "", "a right layer is nobody's business"
+
+
 def test_two_wrong_backends_are_both_named() -> None:
     found = said(given("tensorflow", 1e-3), given("torch", 1e-3), given("jax"))
     assert found.answer == "backend: only tensorflow and torch"

@@ -138,5 +138,12 @@ def test_the_answer_about_keras_is_told_with_its_layer_and_notes() -> None:
     found = Attribution("n", "LayerNormalization", "", "backend", ("jax",), notes=("by vote",))
     made = samples.semantic(attribution=found)
     (fact,) = [fact for fact in facts(made) if fact.label == "Keras or the backend"]
-    assert fact.text == "backend: only jax: n (LayerNormalization); by vote"
+    assert fact.text == (
+        "backend: only jax: n (LayerNormalization); by vote; to do: report it to Keras or jax"
+    )
+    unasked = Attribution("", "", "", "unasked", notes=("it is code of your own",))
+    made = samples.semantic(attribution=unasked)
+    (fact,) = [fact for fact in facts(made) if fact.label == "Keras or the backend"]
+    assert fact.text == "Keras or the backend: not asked; it is code of your own"
+    assert "  keras     Keras or the backend: not asked\n            it is code" in made.summary()
     assert not [f for f in facts(samples.semantic()) if f.label == "Keras or the backend"]
