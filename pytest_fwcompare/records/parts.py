@@ -202,7 +202,7 @@ class Attribution:
         ]
         raw = [answer.agrees for answer in self.answers if answer.who.startswith("raw ")]
         whose = " and ".join(self.backends)
-        to = {(True,): "Keras", (False,): whose}.get(tuple(raw), f"Keras or {whose}")
+        to = "Keras" if raw == [True] else whose if raw == [False] else f"Keras or {whose}"
         meanwhile = f"; until it is mended, run Keras on {' or '.join(right)}" if right else ""
         return f"report it to {to}{meanwhile}"
 
