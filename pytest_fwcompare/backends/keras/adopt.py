@@ -15,8 +15,9 @@ from pytest_fwcompare.backends.keras.examinable import Examinable
 from pytest_fwcompare.backends.keras.portable import without_cudnn
 from pytest_fwcompare.backends.layer_trees import all_layers
 from pytest_fwcompare.backends.tensorflow.layers_tree import layer_owned, layer_scopes
+from pytest_fwcompare.backends.tensorflow.model import Owned
 from pytest_fwcompare.backends.tensorflow.record import Scopes
-from pytest_fwcompare.backends.tensorflow.side import Owned, TensorFlowSide
+from pytest_fwcompare.backends.tensorflow.side import TensorFlowSide
 from pytest_fwcompare.backends.tensorflow.state import elsewhere, is_gpu
 
 

@@ -14,8 +14,9 @@ import tensorflow as tf
 
 from pytest_fwcompare.backends.base import Argument, Parameter
 from pytest_fwcompare.backends.tensorflow.layers_tree import layer_owned, layer_scopes
+from pytest_fwcompare.backends.tensorflow.model import Owned
 from pytest_fwcompare.backends.tensorflow.record import Scopes
-from pytest_fwcompare.backends.tensorflow.side import Owned, TensorFlowSide
+from pytest_fwcompare.backends.tensorflow.side import TensorFlowSide
 from pytest_fwcompare.backends.tensorflow.watch import marked
 from pytest_fwcompare.errors import ModelError
 

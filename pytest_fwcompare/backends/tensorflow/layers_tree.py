@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from pytest_fwcompare.backends.layer_trees import all_layers, weight_facts
+from pytest_fwcompare.backends.tensorflow.model import Owned
 from pytest_fwcompare.backends.tensorflow.record import Scopes
-from pytest_fwcompare.backends.tensorflow.side import Owned
 
 
 def layer_owned(

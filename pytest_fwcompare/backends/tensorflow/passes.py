@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from pytest_fwcompare.backends.base import Argument, Array, Gradients, Pass, Recorded
+from pytest_fwcompare.backends.tensorflow.model import TensorFlowModel
 from pytest_fwcompare.backends.tensorflow.record import RecordingShadow
 from pytest_fwcompare.backends.tensorflow.state import to_numpy
 from pytest_fwcompare.errors import ModelError
-
-if TYPE_CHECKING:
-    from pytest_fwcompare.backends.tensorflow.side import TensorFlowSide
 
 
 class WorkingPass(Pass):
@@ -22,7 +20,7 @@ class WorkingPass(Pass):
 
     def __init__(
         self,
-        side: TensorFlowSide,
+        side: TensorFlowModel,
         tensors: dict[str, Any],
         skipped: dict[str, str],
         tape: Any,
@@ -82,7 +80,7 @@ class DoublePass(Pass):
 
     def __init__(
         self,
-        side: TensorFlowSide,
+        side: TensorFlowModel,
         shadow: RecordingShadow,
         found: dict[str, Any],
         left: dict[str, Array],

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 import tensorflow as tf
 
 from pytest_fwcompare.backends.base import Argument, Array, Pass, Precision
+from pytest_fwcompare.backends.tensorflow.model import TensorFlowModel
 from pytest_fwcompare.backends.tensorflow.passes import DoublePass
 from pytest_fwcompare.backends.tensorflow.record import RecordingShadow
 from pytest_fwcompare.backends.tensorflow.shadow import trace_model
 from pytest_fwcompare.backends.tensorflow.state import is_random
+from pytest_fwcompare.backends.tensorflow.working import Working
 from pytest_fwcompare.dropout import current
-
-if TYPE_CHECKING:
-    from pytest_fwcompare.backends.tensorflow.side import TensorFlowSide
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,8 @@ class Shadows:
     working ones.
     """
 
-    def __init__(self, side: TensorFlowSide) -> None:
-        self._side = side
+    def __init__(self, side: TensorFlowModel, working: Working) -> None:
+        self._side, self._working = side, working
         self._twins: dict[tuple[Precision, int], Twin] = {}
         self._filled: dict[tuple[Precision, str], Twin] = {}
         self._traced: dict[Any, RecordingShadow] = {}
@@ -162,7 +161,7 @@ class Shadows:
             try:
                 with side.portable(), side.tracing() if record else nullcontext():
                     trace = trace_model(
-                        side.working.program(arguments, training),
+                        self._working.program(arguments, training),
                         specs,
                         {parameter.name: v for parameter, v in owned if parameter.trainable},
                         gradients=gradients,

@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 import tensorflow as tf
 
 from pytest_fwcompare.backends.base import Argument, Array, Pass, Stopwatch
 from pytest_fwcompare.backends.tensorflow.dropout import shared_dropout
+from pytest_fwcompare.backends.tensorflow.model import TensorFlowModel
 from pytest_fwcompare.backends.tensorflow.outputs import flatten
 from pytest_fwcompare.backends.tensorflow.passes import WorkingPass
 from pytest_fwcompare.backends.tensorflow.state import empty_guard, is_gpu, synchronise
 from pytest_fwcompare.dropout import current
 from pytest_fwcompare.errors import ModelError
-
-if TYPE_CHECKING:
-    from pytest_fwcompare.backends.tensorflow.side import TensorFlowSide
 
 Call = Callable[[Sequence[Any]], tuple[dict[str, Any], dict[str, str]]]
 """From tensors to outputs by name, and reasons by the names of what is no output."""
@@ -28,7 +26,7 @@ Call = Callable[[Sequence[Any]], tuple[dict[str, Any], dict[str, str]]]
 class Working:
     """Runs a side's model in the working dtype; keeps the functions that a mode traced."""
 
-    def __init__(self, side: TensorFlowSide) -> None:
+    def __init__(self, side: TensorFlowModel) -> None:
         self._side = side
         self._functions: dict[Any, Any] = {}
 

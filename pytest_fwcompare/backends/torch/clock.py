@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,15 +12,13 @@ import torch
 from pytest_fwcompare.backends.base import Argument, Array, Stopwatch
 from pytest_fwcompare.backends.torch.flatten import flatten
 from pytest_fwcompare.backends.torch.guard import differentiable
+from pytest_fwcompare.backends.torch.model import TorchModel
 from pytest_fwcompare.backends.torch.modes import running
 from pytest_fwcompare.backends.torch.precision import Arithmetic, cast
 
-if TYPE_CHECKING:
-    from pytest_fwcompare.backends.torch.adopt import TorchSide
-
 
 def stopwatch(
-    side: TorchSide, arguments: Sequence[Argument], cotangents: Mapping[str, Array] | None
+    side: TorchModel, arguments: Sequence[Argument], cotangents: Mapping[str, Array] | None
 ) -> Stopwatch:
     """Calls on tensors made beforehand, with the arithmetic of the working dtype."""
     model, mode, made, device = side.runner, side.mode, side.format, side.device
