@@ -16,60 +16,24 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 from pytest_fwcompare.errors import FwcompareError, UsageError
+from pytest_fwcompare.items import (
+    CURRENT,
+    GATE,
+    GOLDEN,
+    RECORDS,
+    SETTINGS,
+    differentiates,
+    item_case,
+    item_group,
+    place,
+)
 from pytest_fwcompare.options import Case, Settings, cases
 from pytest_fwcompare.workers.grouping import group_of
 
 if TYPE_CHECKING:
     from pytest_fwcompare.gate.conditions import Condition
-    from pytest_fwcompare.gate.plugin import Examiner
-    from pytest_fwcompare.golden.session import GoldenSession
     from pytest_fwcompare.networks import Network
-    from pytest_fwcompare.recording import ItemRecords
     from pytest_fwcompare.records import Comparison, Timing
-
-FIXTURES = frozenset({"fwcompare_build", "fwcompare_network", "fwcompare_port"})
-
-CASE = "fwcompare_case"
-"""Name of the parameter that carries an item's case."""
-
-SETTINGS = pytest.StashKey[Settings]()
-CURRENT = pytest.StashKey["pytest.Item | None"]()
-GOLDEN: pytest.StashKey[GoldenSession] = pytest.StashKey()
-GATE: pytest.StashKey[Examiner] = pytest.StashKey()
-RECORDS: pytest.StashKey[ItemRecords] = pytest.StashKey()
-
-
-def item_case(item: pytest.Item) -> Case | None:
-    """The axes of an item, None if it has none."""
-    callspec = getattr(item, "callspec", None)
-    return None if callspec is None else callspec.params.get(CASE)
-
-
-def item_frameworks(item: pytest.Item) -> tuple[str, ...] | None:
-    """The frameworks that an item builds in, None if it compares nothing.
-
-    A test that brings its own models has none, unless its marker names them.
-    """
-    case = item_case(item)
-    if case is None:
-        return None
-    if case.framework is not None:
-        return (case.framework,)
-    marked = any("frameworks" in mark.kwargs for mark in item.iter_markers("fwcompare"))
-    return case.frameworks.values if case.mode is None or marked else ()
-
-
-def differentiates(framework: str) -> bool:
-    """Whether a framework gives gradients; Keras on NumPy does not."""
-    from pytest_fwcompare.backends.registry import backend
-
-    return backend(framework).can_differentiate
-
-
-def item_group(item: pytest.Item) -> str:
-    """The node id without the framework: items that share it are ranked by speed."""
-    case = item_case(item)
-    return item.nodeid if case is None else item.nodeid.replace(case.id, case.rest)
 
 
 class Fixture:
@@ -421,12 +385,6 @@ def not_compared(
         replay=replay(item.nodeid, settings, ""),
     )
     return [Result(item.nodeid, item_group(item), 1, 1, made, "failed").to_plain()]
-
-
-def place(item: pytest.Item, comparison: Comparison, repeated: bool) -> int:
-    """Which of the item's comparisons this is, 1 for the first; see `ItemRecords.add`."""
-    records = item.stash.get(RECORDS, None)
-    return 1 if records is None else records.place(comparison, repeated=repeated) + 1
 
 
 def fail_if(comparison: Comparison, conditions: tuple[Condition, ...]) -> None:

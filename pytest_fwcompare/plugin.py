@@ -10,6 +10,12 @@ import pytest
 from pytest_fwcompare import options
 from pytest_fwcompare.errors import UsageError
 from pytest_fwcompare.fixtures import (  # noqa: F401  fixtures are found by being here
+    fwcompare_build,
+    fwcompare_network,
+    fwcompare_port,
+    not_compared,
+)
+from pytest_fwcompare.items import (
     CASE,
     CURRENT,
     FIXTURES,
@@ -17,13 +23,9 @@ from pytest_fwcompare.fixtures import (  # noqa: F401  fixtures are found by bei
     GOLDEN,
     RECORDS,
     SETTINGS,
-    fwcompare_build,
-    fwcompare_network,
-    fwcompare_port,
     item_case,
     item_frameworks,
     item_group,
-    not_compared,
 )
 
 MARKER = (

@@ -22,6 +22,9 @@ SHIPPED = {
 }
 """In the order in which they may be imported together: torch before tensorflow."""
 
+IN_A_WORKER = "pytest_fwcompare.workers.remote:RemoteBackend"
+"""Stands for a framework that runs in another process; it is made with the name."""
+
 
 @cache
 def import_strings() -> dict[str, str]:
@@ -50,9 +53,7 @@ def backend(name: str) -> Backend:
     """
     strings = import_strings()
     if "@" in name:
-        from pytest_fwcompare.workers.remote import RemoteBackend
-
-        return RemoteBackend(name)
+        return _made(IN_A_WORKER, name)
     if name not in strings:
         meant = KNOWN_AS.get(name.lower(), "")
         hint = f"did you mean {meant!r}? The" if meant in strings else "the"
@@ -60,8 +61,13 @@ def backend(name: str) -> Backend:
             f"no framework {name!r}; {hint} frameworks are {', '.join(strings)}. Another one "
             f"needs a backend registered under the entry point group {ENTRY_POINT_GROUP!r}"
         )
-    module, _, attribute = strings[name].partition(":")
-    made = getattr(import_module(module), attribute)()
+    return _made(strings[name])
+
+
+def _made(string: str, *arguments: str) -> Backend:
+    """The backend that an import string names."""
+    module, _, attribute = string.partition(":")
+    made = getattr(import_module(module), attribute)(*arguments)
     assert isinstance(made, Backend)
     return made
 
@@ -71,9 +77,7 @@ def placed(name: str) -> Backend:
     pool = sys.modules.get("pytest_fwcompare.workers.pool")
     if pool is None or "@" in name or name not in pool.current().settings.specs:
         return backend(name)
-    from pytest_fwcompare.workers.remote import RemoteBackend
-
-    return RemoteBackend(name)
+    return _made(IN_A_WORKER, name)
 
 
 def require(name: str) -> Backend:

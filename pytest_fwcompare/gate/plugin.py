@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_fwcompare.fixtures import FIXTURES, SETTINGS, item_case
 from pytest_fwcompare.gate.baseline import Baseline, BaselineError, as_text
 from pytest_fwcompare.gate.collected import Collected, gone, partly, without_axes
 from pytest_fwcompare.gate.conditions import drift_limit
 from pytest_fwcompare.gate.entries import case_key, entry_of
 from pytest_fwcompare.gate.files import read, update
 from pytest_fwcompare.gate.missing import said_of_missing
+from pytest_fwcompare.items import FIXTURES, SETTINGS, item_case
 
 if TYPE_CHECKING:
     from pytest_fwcompare.recording import Result

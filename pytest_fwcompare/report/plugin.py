@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_fwcompare.fixtures import SETTINGS
+from pytest_fwcompare.items import SETTINGS
 from pytest_fwcompare.report.host import host_of
 from pytest_fwcompare.report.live import Live
 
