@@ -11,7 +11,7 @@ from torch import nn  # noqa: E402
 
 from pytest_fwcompare.backends import registry  # noqa: E402
 from pytest_fwcompare.backends.base import Argument  # noqa: E402
-from pytest_fwcompare.backends.torch import adopt as torch_adopt  # noqa: E402
+from pytest_fwcompare.backends.torch import passes as torch_passes  # noqa: E402
 from pytest_fwcompare.errors import (  # noqa: E402
     FrameworkUnavailable,
     ModelError,
@@ -347,7 +347,7 @@ def test_a_cotangent_that_finds_no_memory_is_told_as_such(monkeypatch):
     def full(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(torch_adopt, "own_tensor", full)
+    monkeypatch.setattr(torch_passes, "own_tensor", full)
     with pytest.raises(OutOfMemory, match="torch ran out of memory on cpu in stage 'backward'"):
         done.backward({"output": np.ones((3, 2))})
 
