@@ -212,8 +212,10 @@ class Search:
                 continue
             found = self.ask(other)
             tie = best is None and not named and not known.better_than(found)
-            # Telling names are overruled only by outputs that then agree.
-            if found.settled or (not named and (clearly_better(found, known) or tie)):
+            # Telling names are overruled only by outputs that then agree, or where the port shows
+            # far more of the reference: a fault behind what is shown must not keep them wrong.
+            better = far_better(found, known) if named else clearly_better(found, known) or tie
+            if found.settled or better:
                 best, known = other, found
             if known.settled:
                 break
@@ -446,6 +448,15 @@ def clearly_better(found: Evidence, known: Evidence) -> bool:
     """
     closer = found.found == known.found and found.gap < known.gap / CLOSER
     return found.better_than(known) or closer
+
+
+FAR = 2.0
+"""How many times as much of the reference is found with pairs that overrule telling names."""
+
+
+def far_better(found: Evidence, known: Evidence) -> bool:
+    """Much more is explained."""
+    return found.better_than(known) and found.found >= FAR * known.found
 
 
 def sound(defined: Candidates, plan: Plan, used: Candidates, other: Plan) -> bool:

@@ -10,6 +10,8 @@ import pytest_fwcompare as fwc
 from pytest_fwcompare.backends.base import Parameter
 from pytest_fwcompare.errors import MappingError
 from pytest_fwcompare.weights import Evidence, Mapping, automatic_mapping
+from pytest_fwcompare.weights.automatic import Search, candidates
+from pytest_fwcompare.weights.guess import Candidates
 from pytest_fwcompare.weights.usage import InUse
 
 from .trees import dense_keras, linear_torch, parameter
@@ -77,6 +79,36 @@ def test_evidence_that_favours_the_order_of_use_is_followed(better: Evidence) ->
     mapping = paired(favours, port("pq", "kj", "uv"))
     assert kernels(mapping) == USED
     assert "order in which a forward pass uses them" in mapping.notices[0]
+
+
+@pytest.mark.parametrize(("share", "followed"), [(0.6, False), (0.9, True)])
+def test_telling_names_yield_to_what_explains_far_more(
+    share: float, followed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Most names tell, these do not: a fault far behind must not keep them in their order."""
+    monkeypatch.setattr(Candidates, "names_tell", lambda made, plan: True)
+    monkeypatch.setattr(Candidates, "names_forbid", lambda made, plan, other: False)
+
+    def favours(mapping: Mapping) -> Evidence:
+        return Evidence(share if kernels(mapping) == USED else 0.4, 0.3)
+
+    frameworks = {"reference_framework": "torch", "port_framework": "keras"}
+    defined = candidates(reference(), port(), **frameworks)
+    used = candidates(reference(), port("pq", "kj", "uv"), ordered=True, siblings=(), **frameworks)
+    found = Search(defined, favours).with_use(used, defined.plan, favours(defined.best))
+    assert (found is not None) == followed
+
+
+def test_a_name_that_tells_is_not_overruled_by_a_port_that_seems_closer() -> None:
+    """The names say which is which: a port that takes one for another is wrong."""
+    exchanged = {"first": "second", "second": "first", "third": "third"}
+
+    def favours(mapping: Mapping) -> Evidence:
+        return Evidence(0.9 if kernels(mapping) == exchanged else 0.4, 0.3)
+
+    names = port("first", "second", "third")
+    mapping = paired(favours, port("second", "first", "third"), defined=names)
+    assert kernels(mapping) == {name: name for name in exchanged}
 
 
 def test_siblings_of_a_wrong_port_are_no_question_where_the_definition_orders_them() -> None:
