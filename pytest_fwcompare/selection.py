@@ -67,7 +67,13 @@ def absent(found: Backend, device: str) -> str | None:
     present = found.device_names()
     if device in present or any(name.partition(":")[0] == device for name in present):
         return None
-    return f"device {device!r}: {found.name} finds only {', '.join(present)} here"
+    return f"device {device!r}: {found.name} finds only {', '.join(present)} here{why(found)}"
+
+
+def why(found: Backend) -> str:
+    """Why a framework sees no GPU at all, for the end of a sentence; "" if it does or is mute."""
+    reason = found.without_gpu() if found.device_names() == ["cpu"] else ""
+    return f" ({reason})" if reason else ""
 
 
 def build_frameworks(case: Case) -> list[str]:

@@ -425,6 +425,10 @@ class Backend(ABC):
         """Devices present: "cpu", "cuda:0", ..."""
         return ["cpu"]
 
+    def without_gpu(self) -> str:
+        """Why it sees no GPU, as far as it tells: "torch 2.13.0+cpu is a build without CUDA"."""
+        return ""
+
     @abstractmethod
     def owns(self, model: object) -> bool:
         """True if `model` is one of this framework's.

@@ -28,6 +28,13 @@ RANDOM_SHARE = 1e-3
 """What a shadow draws at random it differs by as much as its side does. Sums that a GPU forms in
 another order each time differ in a shadow, too, but by the roundings of float64: 2e-9 as much."""
 
+SWITCHES = {
+    "torch": "torch.use_deterministic_algorithms(True)",
+    "tensorflow": "tf.config.experimental.enable_op_determinism()",
+    "jax": "XLA_FLAGS=--xla_gpu_deterministic_ops=true",
+}
+"""How each is asked for operations that repeat themselves."""
+
 MOVED = 3
 """Draws of the jitter that a mode is held against."""
 
@@ -129,12 +136,13 @@ def between_calls(
     shadow = repeats(pair, role, point, "double")
     if shadow.size >= RANDOM_SHARE * min(apart.size, 1.0):
         return apart.size
+    how = f" ({SWITCHES[framework]})" if framework in SWITCHES else ""
     same = f"is the same to {shadow.size:.2g}" if shadow.size else "repeats itself"
     return Unsteady(
         role,
         "precision",
         f"{said}, while its float64 shadow {same}. Nobody else is judged by such figures; "
-        f"ask {framework} for deterministic operations and compare again",
+        f"ask {framework} for deterministic operations{how} and compare again",
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import EntryPoint
+
 import pytest
 
 import pytest_fwcompare as fwc
@@ -95,6 +97,43 @@ def test_a_case_on_a_missing_device(named, monkeypatch):
         )
     for device in ("cuda", "cuda:0", "cpu/cuda"):
         assert obstacle(Case("torch", device, "float32", "eager", named)) is None
+
+
+@pytest.mark.parametrize("name", ["torch", "tensorflow", "jax", "keras"])
+def test_why_there_is_no_gpu_is_told_with_it(name, monkeypatch):
+    pytest.importorskip(name)
+    backend = registry.backend(name)
+    monkeypatch.setattr(type(backend), "device_names", lambda self: ["cpu"])
+    found = obstacle(Case(name, "cuda", "float32", "eager", NAMED))
+    assert found is not None
+    reason = backend.without_gpu()
+    assert "CUDA" in reason
+    assert found.reason == f"device 'cuda': {name} finds only cpu here ({reason})"
+
+
+@pytest.mark.parametrize(
+    ("built", "reason"),
+    [
+        (None, "torch {} is a build without CUDA"),
+        ("13.0", "torch was built for CUDA 13.0; its driver shows no GPU"),
+    ],
+)
+def test_torch_tells_its_build_from_its_driver(built, reason, monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.version, "cuda", built)
+    assert registry.backend("torch").without_gpu() == reason.format(torch.__version__)
+
+
+def test_jax_tells_its_plugin_from_its_driver(monkeypatch):
+    pytest.importorskip("jax")
+    backend = registry.backend("jax")
+    for names, reason in (
+        ((), "its CUDA plugin is not installed: pip install 'jax[cuda]'"),
+        (("xla_cuda13",), "its CUDA plugin is installed, but shows no GPU"),
+    ):
+        points = [EntryPoint(name, "nothing", "jax_plugins") for name in names]
+        monkeypatch.setattr("importlib.metadata.entry_points", lambda group, p=points: p)
+        assert backend.without_gpu().startswith(reason)
 
 
 def test_tf32_needs_a_gpu():

@@ -258,3 +258,13 @@ def test_a_mode_may_choose_another_subgradient_at_a_kink():
     grid = {"x": fwc.TensorSpec(("batch", 4), kind="grid")}
     found = fwc.compare(Model(), Model(), inputs=grid, mode="graph", examples=4)
     assert found.verdict in ("equivalent", "subgradient"), found.summary()
+
+
+def test_the_trace_of_torch_is_no_part_of_a_failure(caplog):
+    """It is for a file of its own; pytest would print hundreds of empty lines of it."""
+    torch = pytest.importorskip("torch")
+    model = torch.nn.Linear(4, 3)
+    inputs = {"x": fwc.TensorSpec((2, 4))}
+    found = fwc.compare(model, model, inputs=inputs, mode="graph", examples=1)
+    assert found.verdict == "equivalent", found.summary()
+    assert [r for r in caplog.records if r.name == "torch.__trace"] == []

@@ -51,7 +51,10 @@ def test_an_order_of_sums_is_told_with_its_size(wide):
     assert found.unlike_itself == "port"
     assert "the port is non-deterministic: two equal calls of torch differ by" in found.message
     assert "of the largest value of output" in found.message
-    assert "ask torch for deterministic operations" in found.message
+    assert (
+        "ask torch for deterministic operations (torch.use_deterministic_algorithms(True)) and "
+        "compare again" in found.message
+    )
     assert ("its float64 shadow is the same to" in found.message) is bool(wide)
 
 

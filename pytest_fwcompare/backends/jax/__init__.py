@@ -107,6 +107,14 @@ class JaxBackend(Backend):
 
         return names()
 
+    def without_gpu(self) -> str:
+        """CUDA comes to JAX as a plugin of its own."""
+        from importlib.metadata import entry_points
+
+        if any("cuda" in found.name for found in entry_points(group="jax_plugins")):
+            return "its CUDA plugin is installed, but shows no GPU (JAX_PLATFORMS, or the driver)"
+        return "its CUDA plugin is not installed: pip install 'jax[cuda]'"
+
     def owns(self, model: object) -> bool:
         return kind_of(model) is not None
 

@@ -111,6 +111,10 @@ class KerasBackend(TensorFlowBackend):
         prepare_import()
         return self._below().device_names()
 
+    def without_gpu(self) -> str:
+        """What the framework below says."""
+        return self._below().without_gpu()
+
     def owns(self, model: object) -> bool:
         """True for Keras 3 layers and models."""
         return is_keras3(model)

@@ -65,6 +65,15 @@ class TensorFlowBackend(Backend):
 
         return ["cpu", *(f"cuda:{i}" for i in range(len(tf.config.list_physical_devices("GPU"))))]
 
+    def without_gpu(self) -> str:
+        """Whether it is the build or the driver."""
+        prepare_import()
+        import tensorflow as tf
+
+        if not tf.test.is_built_with_cuda():
+            return f"tensorflow {tf.__version__} is a build without CUDA"
+        return "tensorflow was built for CUDA; its libraries or driver show no GPU"
+
     def owns(self, model: object) -> bool:
         """True for the kinds named above, and for the path of a SavedModel folder."""
         if isinstance(model, (str, Path)):

@@ -37,6 +37,13 @@ class TorchBackend(Backend):
 
         return ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
 
+    def without_gpu(self) -> str:
+        import torch
+
+        if torch.version.cuda is None:
+            return f"torch {self.version()} is a build without CUDA"
+        return f"torch was built for CUDA {torch.version.cuda}; its driver shows no GPU"
+
     def owns(self, model: object) -> bool:
         """True for a `torch.nn.Module` that is not a Keras layer on its torch backend."""
         classes = type(model).__mro__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import warnings
@@ -53,8 +54,18 @@ def _captured() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the deprecations that torch's own compiler trips over when it is imported."""
-    with warnings.catch_warnings():
-        for kind in (DeprecationWarning, FutureWarning, UserWarning):
-            warnings.filterwarnings("ignore", category=kind, module=r"torch(\.|$)")
-        yield
+    """Without the deprecations that torch's own compiler trips over when it is imported.
+
+    And without what pytest adds to torch's trace, which is for a file of its own (TORCH_TRACE):
+    torch traces as soon as anybody listens, and a test that fails shows hundreds of empty lines.
+    """
+    trace = logging.getLogger("torch.__trace")
+    before = trace.handlers
+    trace.handlers = [h for h in before if not type(h).__module__.startswith("_pytest.")]
+    try:
+        with warnings.catch_warnings():
+            for kind in (DeprecationWarning, FutureWarning, UserWarning):
+                warnings.filterwarnings("ignore", category=kind, module=r"torch(\.|$)")
+            yield
+    finally:
+        trace.handlers = before
