@@ -100,7 +100,7 @@ def diagnose_finding(
         # them 20 times slower.
         with threadpool_limits(1, user_api="blas"):
             traced = trace_sides(pair, example, verdict, training=(hidden or worst).in_training)
-            if hidden is None and unstable is None and traced.found.cause is None:
+            if hidden is None and unstable is None:
                 traced = _on_more(pair, example, verdict, worst.in_training, traced)
             explained = _explained(pair, verdict, traced.found, hidden, unstable)
             if verdict == "semantic" and worst.in_training:
@@ -132,20 +132,24 @@ def diagnose_finding(
 def _on_more(
     pair: Pair, example: Example, verdict: Verdict, training: bool, traced: Traced
 ) -> Traced:
-    """A second look on a larger example, where the first one proved no cause.
+    """A second look on a larger example, where the first one proved no cause, and where it did.
 
     Two edges of a graph or one token tell a sum from a mean no more than a softmax over them from
-    another. The larger example counts only if it proves a cause.
+    another, or a sum from the larger summand. What is proved on the larger example counts; where
+    it shows a difference and proves nothing, the smaller one was a coincidence.
     """
     larger = example.larger
     if larger == example or verdict != "semantic" or traced.found.backward:
         return traced
     if sum(record.value.size for record in traced.sides.port.records) > SMALL:
         return traced
-    shapes = pair.layouts.shapes
+    shapes, first = pair.layouts.shapes, traced.found
     try:
         again = trace_sides(pair, larger, verdict, training=training)
-        if again.found.cause is not None:
+        if again.found.cause is not None and again.found.cause != first.cause:
+            return again
+        differs = again.found.culprit is not None and not again.found.backward
+        if first.cause is not None and again.found.cause is None and differs:
             return again
     except FwcompareError:  # a model has limits that no spec tells
         pass

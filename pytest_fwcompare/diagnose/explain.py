@@ -252,7 +252,7 @@ def explain_place(
         passing = success is not None and success.proof.alone and late and spot.place == place
         if not weak and not passing and (late or spot.operation.kind != "movement"):
             continue
-        made = _try_all(spot, late, tried, deadline)
+        made = _try_all(place, spot, late, tried, deadline)
         if made is not None and (success is None or made.rank > success.rank):
             success = made
         # A single value found may be half of the truth: two parts exchanged, each taken for
@@ -273,10 +273,16 @@ def explain_place(
     return _proved(sides, plain, success), success
 
 
-def _try_all(spot: Spot, late: bool, tried: list[str], deadline: float) -> Success | None:
-    """The repair at a spot that explains most; the first of equals."""
+def _try_all(
+    place: int, spot: Spot, late: bool, tried: list[str], deadline: float
+) -> Success | None:
+    """The repair at a spot that explains most of what differs at a place; the first of equals."""
     best: Success | None = None
+    # What is wrong before may be made up for by a number that nobody would write.
+    behind = place != spot.place and place in spot.graph.upstream([spot.place])
     for candidate in candidates(spot, late):
+        if behind and candidate.fitted:
+            continue
         proof = spot.prover.prove(candidate)
         if proof is None:
             tried.append(candidate.change)

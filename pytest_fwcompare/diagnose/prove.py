@@ -73,6 +73,7 @@ class Candidate:
         culprit: path and neighbours of the culprit where they are not those of `places`.
         fitted: a number of many digits was solved for, so that a change without one that explains
             as much is the likelier.
+        number: the number that was solved for, if one was.
     """
 
     cause: str
@@ -82,6 +83,7 @@ class Candidate:
     places: tuple[int, ...] = ()
     culprit: tuple[str, tuple[str, str] | None] | None = None
     fitted: bool = False
+    number: float = np.nan
 
 
 TELLING = 3
@@ -153,6 +155,7 @@ class Prover:
         sides = self.sides
         values: dict[int, Array] = {}
         hits: list[int] = []
+        seen: set[int] = set()
         first: tuple[int, float, int] | None = None
         unseen = onward = 0
         to_output, strong, missed, beside = False, False, False, False
@@ -166,7 +169,10 @@ class Prover:
             if place not in candidate.values and self.replay.kind(place) in MIXING:
                 mixed, unmixed = mixed or found is not None, unmixed + (found is None)
             if found is not None:
-                hits.append(place)
+                # The same values once more, moved or handed on, are no second find.
+                if found[1] < 0 or found[1] not in seen:
+                    hits.append(place)
+                seen.add(found[1])
                 first = first or (place, *found)
                 fresh = found[1] < 0 or found[1] not in sides.explained
                 beyond = place not in candidate.values and not moved
@@ -201,6 +207,8 @@ class Prover:
         if distance > before / FALLS:
             # Near the tolerance a change may come closer by luck.
             return None
+        if self._anything_does(candidate, place, values[place]):
+            return None
         flags = (alone, beside, to_output and self._disordered(values))
         return Proof(place, before, distance, index, len(hits), to_output, values, *flags)
 
@@ -213,9 +221,30 @@ class Prover:
                 return True
         return False
 
+    def _anything_does(self, candidate: Candidate, place: int, found: Array) -> bool:
+        """Whether other values than the candidate's give what was found: zeros, or bent ones.
+
+        Behind a ReLU that lets nothing through, or a softmax over one, all changes are alike.
+        """
+        if place in candidate.values:
+            return False
+        for decoy in (np.zeros_like, _bent):
+            others = {at: decoy(value) for at, value in candidate.values.items()}
+            if all(np.array_equal(others[at], value) for at, value in candidate.values.items()):
+                continue
+            for at, value in self.replay.run(others):
+                if at == place and not self._apart(found, value):
+                    return True
+                if at >= place:
+                    break
+        return False
+
     def _differs(self, place: int, value: Array) -> bool:
         """Whether a changed value is another one than the reference's."""
-        own = self.sides.graph.records[place].value
+        return self._apart(self.sides.graph.records[place].value, value)
+
+    def _apart(self, own: Array, value: Array) -> bool:
+        """Whether two tensors differ by more than the tolerance."""
         if own.shape != value.shape:
             return True
         with np.errstate(all="ignore"):
@@ -382,6 +411,12 @@ class Prover:
                 if target.size >= TELLING or not is_fitted(candidate):
                     yield candidate, value
                 return
+
+
+def _bent(value: Array) -> Array:
+    """A tensor whose elements are changed, each by another few percent."""
+    waves = np.sin(1.0 + np.arange(value.size)).reshape(value.shape)
+    return np.asarray(value * (1.0 + 0.05 * waves))
 
 
 def bracketed_root(

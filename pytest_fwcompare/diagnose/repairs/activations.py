@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pytest_fwcompare.backends.base import Array
+from pytest_fwcompare.diagnose.idle import idle_function, limits
 from pytest_fwcompare.diagnose.operations import attempt
 from pytest_fwcompare.diagnose.operations.attention import softmax
 from pytest_fwcompare.diagnose.operations.elementwise import (
@@ -16,8 +17,9 @@ from pytest_fwcompare.diagnose.operations.elementwise import (
     SELU_ALPHA,
     SELU_SCALE,
 )
-from pytest_fwcompare.diagnose.prove import Candidate, is_fitted
+from pytest_fwcompare.diagnose.prove import TELLING, Candidate, is_fitted
 from pytest_fwcompare.diagnose.repairs.base import Spot, decades, repair, show
+from pytest_fwcompare.diagnose.repairs.cells import in_gated_cell
 
 NONLINEAR = (
     *("relu", "leaky_relu", "elu", "selu", "gelu", "sigmoid", "tanh", "hard_sigmoid", "silu"),
@@ -230,10 +232,18 @@ def place_of_activation(spot: Spot) -> Iterator[Candidate]:
     name = spot.operation.options["function"]
     if name == "identity":
         return
-    x = spot.operation.arguments[0]
-    cause = "activation-place"
-    yield Candidate(cause, f"no {name}", {spot.place: np.asarray(x, np.float64)}, weak=True)
-    yield from spot.arguments(cause, f"{name} twice", spot.record.value)
+    x = np.asarray(spot.operation.arguments[0], np.float64)
+    cause, text = "activation-place", f"no {name}"
+    own = any(limits(spot.graph.records[place]) for place in spot.graph.consumers[spot.place])
+    idle = None if own else idle_function(spot.sides, x)
+    if idle is not None:
+        cause = "activation-variant"
+        text = f"{idle}, which changes none of these values, instead of {name}"
+    elif in_gated_cell(spot):
+        cause = "cell-variant"
+    yield Candidate(cause, text, {spot.place: x}, weak=True)
+    twice = "cell-variant" if cause == "cell-variant" else "activation-place"
+    yield from spot.arguments(twice, f"{name} twice", spot.record.value)
 
 
 @repair("activation")
@@ -333,23 +343,39 @@ def extra_activation(spot: Spot) -> Iterator[Candidate]:
         path, own = spot.graph.records[source].path, spot.record.path
         for name, made in _applied(argument):
             changed = attempt(spot.operation, spot.replaced(number, made))
-            if changed is None or not changed.size or (changed == changed.flat[0]).all():
-                continue  # a constant that drops out of what follows proves nothing
+            if changed is None or _says_nothing(spot, number, changed):
+                continue
             # Glue code that reads a module's result blames the module: Dense(activation=...).
             culprit = (path, None) if path != own and path not in spot.graph.containers else None
             text = f"{name} applied to its input first"
             yield Candidate("activation-place", text, {spot.place: changed}, culprit=culprit)
         for name, made in _limited(spot, argument):
             changed = attempt(spot.operation, spot.replaced(number, made))
-            if changed is not None:
+            if changed is not None and not _says_nothing(spot, number, changed):
                 yield Candidate("clipping", f"{name} of its input", {spot.place: changed})
+
+
+def _says_nothing(spot: Spot, number: int, value: Array) -> bool:
+    """Whether a value is constant, or what zeros as that argument give: nothing is left of it.
+
+    A constant may drop out of what follows, and zeros come of much.
+    """
+    if not value.size or np.ptp(value) <= 1e-9 * np.abs(value).max():
+        return True
+    argument = spot.operation.arguments[number]
+    zero = attempt(spot.operation, spot.replaced(number, np.zeros_like(argument)))
+    if zero is None or zero.shape != value.shape:
+        return False
+    return bool(np.allclose(zero, value, rtol=1e-9, atol=1e-12))
 
 
 def _limited(spot: Spot, x: Array) -> Iterator[tuple[str, Array]]:
     """A tensor within limits that a tensor of the port reaches more than once."""
     for target in spot.prover.targets(x):
         low, high = float(target.min()), float(target.max())
-        if (target == low).sum() > 1 and (target == high).sum() > 1 and low < high:
+        within = ((x > low) & (x < high)).sum()
+        # Between limits that leave nothing as it was, everything is alike.
+        if (target == low).sum() > 1 and (target == high).sum() > 1 and within >= TELLING:
             yield f"limits {low:.8g} and {high:.8g}", np.clip(x, low, high)
 
 

@@ -39,7 +39,9 @@ def scale_cause(spot: Spot) -> str | None:
         return "position"
     front = [place]
     for _ in range(8):
-        front = list({p for at in front for p in spot.graph.consumers[at]})
+        after = {p for at in front for p in spot.graph.consumers[at]}
+        # What weights make of it are features, and a sine of them an activation.
+        front = [p for p in after if replay.kind(p) not in ("linear", "matmul", "convolution")]
         if any(spot.name(p) in ("sin", "cos") for p in front):
             return "position"
     softmax_at = near(replay, place, {"softmax"}, onward=True)
@@ -52,19 +54,39 @@ def scale_cause(spot: Spot) -> str | None:
     consumers = spot.graph.consumers[place]
     if any(replay.kind(other) == "activation" for other in consumers):
         return "activation-parameter"
-    if any(_adds(replay, other) for other in consumers):
+    if any(passes_by(spot, other) for other in consumers):
         return "residual"
     return None
 
 
-def _adds(replay: Replay, place: int) -> bool:
-    operation = replay.operation(place)
-    return (
-        operation is not None
-        and operation.kind == "arithmetic"
-        and operation.options["function"] in ("add", "subtract")
-        and len(operation.arguments) == 2
-    )
+def passes_by(spot: Spot, place: int) -> bool:
+    """Whether an operation adds a tensor and what is computed from it: a residual.
+
+    A sum of two branches, such as a linear part and one of products, is none.
+    """
+    operation = spot.replay.operation(place)
+    if operation is None or operation.kind != "arithmetic" or len(operation.arguments) != 2:
+        return False
+    if operation.options["function"] not in ("add", "subtract"):
+        return False
+    first, second = (spot.replay.source(place, number) for number in (0, 1))
+    if first is None or second is None or not {first, second} <= spot.sides.fed:
+        return False
+    one, other = (_unscaled(spot, source) for source in (first, second))
+    graph = spot.graph
+    return one in graph.upstream([second]) or other in graph.upstream([first])
+
+
+def _unscaled(spot: Spot, place: int) -> int:
+    """Where a tensor comes from that was only scaled, moved or handed on since."""
+    while True:
+        operation, inputs = spot.replay.operation(place), spot.graph.inputs[place]
+        if operation is None or len(inputs) != 1 or inputs[0] not in spot.sides.fed:
+            return place
+        scaled = operation.kind == "arithmetic" and len(operation.arguments) == 1
+        if not (scaled or operation.kind == "movement" or spot.replay.is_identity(place)):
+            return place
+        place = inputs[0]
 
 
 @repair("arithmetic")
@@ -226,7 +248,8 @@ def scaled(spot: Spot) -> Iterator[Candidate]:
 def factors(spot: Spot, value: Array) -> Iterator[tuple[float, Array]]:
     """Numbers by which the port's tensors are a multiple of `value`."""
     yield from spot.prover.solve(lambda c: c * value, decades(-4, 4, 2))
-    yield from spot.prover.solve(lambda c: -c * value, decades(-4, 4, 2))
+    for negated, made in spot.prover.solve(lambda c: -c * value, decades(-4, 4, 2)):
+        yield -negated, made
 
 
 @repair("attention")

@@ -99,7 +99,8 @@ class Spot:
             for number, value in self.prover.solve(family, grid, observe):
                 some = True
                 text = f"{label}={number:.10g} (reference {show(reference)})"
-                yield Candidate(cause, text, {self.place: value}, fitted=is_fitted(number))
+                values = {self.place: value}
+                yield Candidate(cause, text, values, fitted=is_fitted(number), number=number)
 
     def _fused(self) -> Callable[[Array], Iterator[tuple[int, Array]]] | None:
         """What follows a value that the port fuses with a reduction, or has with another sign."""

@@ -10,7 +10,7 @@ from pytest_fwcompare.backends.base import Array
 from pytest_fwcompare.diagnose.graph import ancestors
 from pytest_fwcompare.diagnose.operations import attempt
 from pytest_fwcompare.diagnose.prove import Candidate, is_fitted
-from pytest_fwcompare.diagnose.repairs.attention import factors
+from pytest_fwcompare.diagnose.repairs.attention import factors, passes_by
 from pytest_fwcompare.diagnose.repairs.base import Spot, repair
 from pytest_fwcompare.diagnose.repairs.order import is_score_table
 
@@ -79,7 +79,7 @@ def residual(spot: Spot) -> Iterator[Candidate]:
         )
         x, y = operation.arguments[number], operation.arguments[1 - number]
         yield from spot.arguments("residual", "one summand twice", *spot.replaced(number, 2 * x))
-        if x.shape == y.shape == spot.record.value.shape:
+        if passes_by(spot, spot.place) and x.shape == y.shape == spot.record.value.shape:
 
             def family(c: float, x: Array = x, y: Array = y) -> Array:
                 return np.asarray(c * x + y)
