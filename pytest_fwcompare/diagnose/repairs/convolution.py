@@ -216,7 +216,7 @@ def bias(spot: Spot) -> Iterator[Candidate]:
 
 @repair("arithmetic")
 def added_bias(spot: Spot) -> Iterator[Candidate]:
-    """A parameter that is added, left out or added twice."""
+    """A parameter that is added, left out, added twice, or added behind a scale."""
     if spot.operation.options["function"] != "add" or len(spot.operation.arguments) < 2:
         return
     for number, argument in enumerate(spot.operation.arguments):
@@ -229,6 +229,20 @@ def added_bias(spot: Spot) -> Iterator[Candidate]:
             yield from spot.arguments(
                 cause, "the parameter added twice", *spot.replaced(number, 2 * argument)
             )
+            yield from _added_later(spot, cause, number, argument)
+
+
+def _added_later(spot: Spot, cause: str, number: int, own: Array) -> Iterator[Candidate]:
+    """The parameter added to what the sum is multiplied with or divided by, not to the sum."""
+    x = np.asarray(spot.operation.arguments[1 - number], np.float64)
+    for place in spot.graph.consumers[spot.place]:
+        after = spot.replay.operation(place)
+        if after is None or after.options.get("function") not in ("multiply", "divide"):
+            continue
+        scaled = spot.replay.with_inputs(place, {spot.place: x})
+        if scaled is not None and scaled.shape == x.shape:
+            text = f"the parameter added after {spot.graph.records[place].operation}"
+            yield Candidate(cause, text, {place: scaled + own}, places=(spot.place,))
 
 
 @repair("pool")
