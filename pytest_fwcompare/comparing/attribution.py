@@ -31,9 +31,7 @@ from pytest_fwcompare.sides import open_side
 if TYPE_CHECKING:
     from pytest_fwcompare.running.pair import Pair
 
-IN_INFERENCE = (
-    "asked of inference; what the layer does in a step of training was not held against anything"
-)
+IN_TRAINING = "it differs only in training mode, for which no formula is known here"
 
 
 def attribute(
@@ -100,6 +98,7 @@ def attribute_culprit(
     *,
     proved: bool,
     training: bool = False,
+    backward: bool = False,
     users: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Attribution | None:
     """The answer for the culprit of a comparison of which a side is in Keras.
@@ -115,8 +114,9 @@ def attribute_culprit(
         port_culprit: path of the port's.
         proved: whether a cause is proved already.
         training: whether it fails only in training mode.
-        users: by role, paths of layers that use what the culprit gives, where only gradients
-            differ: any of them may send the wrong one back.
+        backward: whether only gradients differ.
+        users: by role, paths of layers that use what the culprit gives, where they may be at
+            fault as well: any of them may send a wrong gradient back.
 
     Returns:
         None where neither side is in Keras.
@@ -125,7 +125,8 @@ def attribute_culprit(
     for role, path in (("port", port_culprit), ("reference", culprit)):
         if pair.opened(role).side.library != "keras":
             continue
-        made = _of_role(pair, point, role, path, users.get(role, ()), proved)
+        others = users.get(role, ())
+        made = _of_role(pair, point, role, path, others, proved=proved, backward=backward)
         if made.fault in ("keras", "backend"):
             answers = [made]
             break
@@ -133,40 +134,47 @@ def attribute_culprit(
     if not answers:
         return None
     answer = min(answers, key=lambda made: made.fault == "unasked")
-    if training and answer.fault != "unasked":
-        return replace(answer, notes=(*answer.notes, IN_INFERENCE))
+    if training and answer.fault in ("port", "undecided"):
+        return unasked(answer.layer, IN_TRAINING)
     return answer
 
 
 def _of_role(
-    pair: Pair, point: Point, role: str, path: str | None, users: Sequence[str], proved: bool
+    pair: Pair,
+    point: Point,
+    role: str,
+    path: str | None,
+    users: Sequence[str],
+    *,
+    proved: bool,
+    backward: bool,
 ) -> Attribution:
     """The answer for the culprit of one side."""
-    if not path:
+    paths = [*([path] if path else ()), *users]
+    if not paths:
         return unasked("", f"the difference begins in no layer of the {role} to be asked about")
     side = pair.opened(role).side
     pair.run(role, point, "working", backward=False)  # the weights of this point
-    paths = [path, *users]
     found = side.examine_layers(pair.arguments(role, point.inputs), paths, pair.dtype, 0)
     known = [one for one in found if not one.foreign]
+    foreign = [one.foreign for one in found if one.foreign]
     if not known:
-        said = found[0].foreign if found else f"{path} of the {role} is not called in inference"
-        return unasked(path, said)
+        reasons = foreign or [f"{paths[0]} of the {role} is not called in inference"]
+        return unasked(paths[0], *reasons)
     if proved and all(one.formula is None for one in known):
-        said = "its cause is proved, so no other backend was asked"
-        return replace(unasked(known[0].path, *known[0].notes, said), kind=known[0].kind)
-    answers = attributed(known, None, pair.dtype, always=False)
-    for made in answers:
+        reasons = [*known[0].notes, "its cause is proved, so no other backend was asked"]
+        return replace(unasked(known[0].path, *reasons), kind=known[0].kind)
+    first, *others = attributed(known, None, pair.dtype, always=False)
+    if first.fault in ("keras", "backend"):
+        return first
+    for made in others:
         if made.fault in ("keras", "backend"):
-            if made is not answers[0]:
-                said = f"it sends a wrong gradient back to {path}, whose value it uses"
-                made = replace(made, notes=(*made.notes, said))
-            return made
-    others = [made.layer for made in answers[1:] if made.fault == "port"]
-    if others and answers[0].fault == "port":
-        said = f"and so do the layers that send gradients back to it: {', '.join(others)}"
-        return replace(answers[0], notes=(*answers[0].notes, said))
-    return answers[0]
+            said = "it sends a wrong gradient back to" if backward else "it uses what comes from"
+            return replace(made, notes=(*made.notes, f"{said} {first.layer}"))
+    right = [made.layer for made in others if made.fault == "port"]
+    if right and first.fault == "port":
+        foreign.insert(0, f"so do the layers that use its value: {', '.join(right)}")
+    return replace(first, notes=(*first.notes, *foreign))
 
 
 def unasked(layer: str, *notes: str) -> Attribution:

@@ -32,7 +32,7 @@ TRIED = 12
 """Repairs that gave nothing and are listed."""
 
 USERS = 8
-"""Layers that use a value and are asked about where its gradient is wrong, at most."""
+"""Layers that use the culprit's value and are asked about, at most."""
 
 TITLE = "gradient of "
 """What the gradient of a parameter is called before its name."""
@@ -245,7 +245,8 @@ def _attribution(
             explained.port_culprit,
             proved=explained.cause is not None,
             training=training,
-            users=users_of(traced.sides, explained) if traced.found.backward else {},
+            users=_users(traced, explained),
+            backward=traced.found.backward,
         )
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
@@ -254,19 +255,25 @@ def _attribution(
     return {"attribution": found}
 
 
-def users_of(sides: Sides, explained: Explained) -> dict[str, list[str]]:
-    """By role the layers that use what the culprit gives: they send its wrong gradient back."""
+def _users(traced: Traced, explained: Explained) -> dict[str, list[str]]:
+    """By role the layers that use what the culprit gives, where they may be at fault as well.
+
+    They send its gradient back, and glue code lies between it and them.
+    """
+    if not traced.found.backward and explained.between is None:
+        return {}
     made = {}
     for role, graph, path in (
-        ("reference", sides.graph, explained.culprit),
-        ("port", sides.port, explained.port_culprit),
+        ("reference", traced.sides.graph, explained.culprit),
+        ("port", traced.sides.port, explained.port_culprit),
     ):
-        inside = {
-            place for place, record in enumerate(graph.records) if path and record.path == path
-        }
+        places = enumerate(graph.records) if path else ()
+        inside = {place for place, record in places if record.path == path}
         users = {user for place in inside for user in graph.consumers[place]} - inside
         found = dict.fromkeys(graph.records[user].path for user in sorted(users))
         made[role] = [one for one in found if one and one != path][:USERS]
+    if not explained.culprit and explained.between is not None:
+        made["reference"] = [one for one in explained.between if one]
     return made
 
 

@@ -72,6 +72,10 @@ def with_tanh():
     return stack(layers.Activation("tanh", name="act"))
 
 
+def with_batch_norm():
+    return stack(layers.BatchNormalization(name="batch_norm"))
+
+
 def with_own_code():
     return stack(Mine(name="mine"))
 

@@ -209,3 +209,24 @@ def test_workers_are_used_again_and_a_pass_starts_none(planted):
         )
     assert (found.verdict, found.attribution) == ("equivalent", None)
     assert np.isfinite(found.gap)
+
+
+def test_a_difference_in_training_only_is_not_asked_about():
+    """Another momentum: in inference, where it could be asked, the layer does what it should."""
+    found = judged(
+        InFramework(network(fn.BatchNorm(momentum=0.5, epsilon=1e-3)), "torch"),
+        there("jax", "with_batch_norm"),
+        checks=("forward", "backward", "training"),
+    )
+    assert (found.verdict, found.cause) == ("semantic", "running-statistics")
+    assert found.attribution is not None
+    assert found.attribution.fault == "unasked", "nobody looked at a step of training"
+
+
+def test_own_code_after_a_right_layer_is_told():
+    """The value of the dense layer is right; what comes after it in the port is nobody's layer."""
+    described = network(fn.Activation("tanh"), fn.Activation("tanh"))
+    found = judged(InFramework(described, "torch"), there("torch", "with_own_code"))
+    assert found.attribution is not None
+    assert found.attribution.fault in ("unasked", "port")
+    assert any("code of your own (Mine)" in note for note in found.attribution.notes)
