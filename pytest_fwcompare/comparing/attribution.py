@@ -134,7 +134,7 @@ def attribute_culprit(
     if not answers:
         return None
     answer = min(answers, key=lambda made: made.fault == "unasked")
-    if training and answer.fault in ("port", "undecided"):
+    if training and answer.fault not in ("keras", "backend"):
         return unasked(answer.layer, IN_TRAINING)
     return answer
 
