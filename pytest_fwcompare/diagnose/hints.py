@@ -159,6 +159,10 @@ def _amounts(value: Any, attributes: Mapping[str, Any]) -> Any:
         if "data_format" in attributes and len(value) in (4, 5):
             first = str(attributes["data_format"]).startswith("NC")
             value = value[2:] if first else value[1:-1]
+        # JAX gives a pooling its window over all axes, batch and features included.
+        every = tuple(attributes.get("window_dimensions", ()))
+        if len(value) == len(every) > 2:
+            value = value[1:-1] if every[-1] == 1 else value[2:]
         if not value or not all(isinstance(amount, int) for amount in value):
             return None
         return value[0] if len(set(value)) == 1 else value

@@ -114,6 +114,11 @@ def values(**attributes):
     [
         ({"stride": (2, 2)}, {"strides": (1, 2, 2, 1), "data_format": "NHWC"}),
         ({"stride": 2}, {"strides": (1, 1, 2, 2), "data_format": "NCHW"}),
+        (
+            {"kernel_size": 3, "stride": (2, 2)},
+            {"window_dimensions": (1, 3, 3, 1), "window_strides": (1, 2, 2, 1)},
+        ),
+        ({"kernel_size": (1, 3)}, {"window_dimensions": (1, 1, 1, 3)}),
         ({"padding": 0}, {"padding": "VALID"}),
         ({"padding": (1, 1)}, {"padding": 1}),
         ({"dim": -1}, {"axis": 3}),
@@ -132,6 +137,11 @@ def test_forms_of_one_value_are_equal(ours, theirs):
     ("ours", "theirs"),
     [
         ({"stride": (2, 1)}, {"strides": (1, 2, 2, 1), "data_format": "NHWC"}),
+        (
+            {"kernel_size": 3, "stride": 2},
+            {"window_dimensions": (1, 3, 3, 1), "window_strides": (1, 1, 1, 1)},
+        ),
+        ({"kernel_size": (3, 1)}, {"window_dimensions": (1, 1, 3, 1)}),
         ({"padding": 1}, {"padding": "VALID"}),
         ({"dim": -1}, {"axis": 1}),
         ({"approximate": "none"}, {"approximate": True}),
