@@ -37,7 +37,7 @@ from pytest_fwcompare.records import Ratio
 from pytest_fwcompare.running.points import arguments
 from pytest_fwcompare.sides import InFramework, open_side
 from pytest_fwcompare.timing.clocks import Clock
-from pytest_fwcompare.timing.rounds import measure, ratio
+from pytest_fwcompare.timing.rounds import LEAST_ROUNDS, measure, ratio
 from pytest_fwcompare.timing.sides import timed_example
 
 GOAL = 0.05
@@ -185,7 +185,7 @@ def compared(
         mode: "eager", "graph" or "compiled".
         rounds: at least so many.
         clock: read by both.
-        seconds: after which no other round is begun.
+        seconds: after which no other round is begun, if there are enough for an interval.
     """
     planned = plan(network.inputs, ("given",), 0)
     values = planned.arrays(timed_example(planned))
@@ -215,8 +215,9 @@ def compared(
             for key in order:
                 taken[key].append(clocks[key]())
             found = ratio(taken["ours"], taken["theirs"])
-            narrow = len(taken["ours"]) >= rounds and found.high - found.low <= NARROW
-            if narrow or time.monotonic() > end:
+            narrow = found.rounds >= rounds and found.high - found.low <= NARROW
+            late = found.rounds >= LEAST_ROUNDS and time.monotonic() > end
+            if narrow or late:
                 return found, statistics.median(taken["ours"])
 
 
