@@ -31,6 +31,9 @@ from pytest_fwcompare.sides import open_side
 if TYPE_CHECKING:
     from pytest_fwcompare.running.pair import Pair
 
+MOST_LAYERS = 32
+"""Layers with parameters up to which all of a model are asked about where no culprit is known."""
+
 IN_TRAINING = "it differs only in training mode, for which no formula is known here"
 
 
@@ -126,7 +129,8 @@ def attribute_culprit(
         if pair.opened(role).side.library != "keras":
             continue
         others = users.get(role, ())
-        made = _of_role(pair, point, role, path, others, proved=proved, backward=backward)
+        known = {"proved": proved, "backward": backward, "training": training}
+        made = _of_role(pair, point, role, path, others, **known)
         if made.fault in ("keras", "backend"):
             answers = [made]
             break
@@ -148,14 +152,16 @@ def _of_role(
     *,
     proved: bool,
     backward: bool,
+    training: bool,
 ) -> Attribution:
     """The answer for the culprit of one side."""
     paths = [*([path] if path else ()), *users]
+    lost = f"the difference begins in no layer of the {role} to be asked about"
     if not paths:
-        return unasked("", f"the difference begins in no layer of the {role} to be asked about")
-    side = pair.opened(role).side
-    pair.run(role, point, "working", backward=False)  # the weights of this point
-    found = side.examine_layers(pair.arguments(role, point.inputs), paths, pair.dtype, 0)
+        few = len({one.layer for one in pair.opened(role).side.parameters()}) <= MOST_LAYERS
+        everywhere = few and not proved and not training
+        return _of_all(pair, point, role, lost) if everywhere else unasked("", lost)
+    found = _examined(pair, point, role, paths)
     known = [one for one in found if not one.foreign]
     foreign = [one.foreign for one in found if one.foreign]
     if not known:
@@ -175,6 +181,24 @@ def _of_role(
     if right and first.fault == "port":
         foreign.insert(0, f"so do the layers that use its value: {', '.join(right)}")
     return replace(first, notes=(*first.notes, *foreign))
+
+
+def _examined(pair: Pair, point: Point, role: str, paths: Sequence[str] | None) -> list[Examined]:
+    """Layers of a side, with its weights and values at a point."""
+    pair.run(role, point, "working", backward=False)  # loads the weights of this point
+    side, given = pair.opened(role).side, pair.arguments(role, point.inputs)
+    return side.examine_layers(given, paths, pair.dtype, 0)
+
+
+def _of_all(pair: Pair, point: Point, role: str, lost: str) -> Attribution:
+    """The first layer of a side that is not what Keras documents, where no culprit is known."""
+    answers = attributed(_examined(pair, point, role, None), None, pair.dtype, always=False)
+    for made in answers:
+        if made.fault in ("keras", "backend"):
+            return replace(made, notes=(*made.notes, f"{lost}, so all of them were asked about"))
+    right = sum(made.fault == "port" for made in answers)
+    said = f"; of its {len(answers)} layers of Keras, {right} alone do what Keras documents"
+    return unasked("", lost + said)
 
 
 def unasked(layer: str, *notes: str) -> Attribution:

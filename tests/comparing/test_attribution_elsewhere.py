@@ -230,3 +230,23 @@ def test_own_code_after_a_right_layer_is_told():
     assert found.attribution is not None
     assert found.attribution.fault in ("unasked", "port")
     assert any("code of your own (Mine)" in note for note in found.attribution.notes)
+
+
+def test_without_a_culprit_all_layers_are_asked():
+    """Keras on NumPy records nothing, so nobody knows where the difference begins."""
+    sides = there("numpy", "with_softsign"), there("torch", "with_softsign")
+    found = judged(*sides, checks=("forward",))
+    assert (found.verdict, found.culprit) == ("semantic", None)
+    assert found.attribution is not None
+    assert (found.attribution.layer, found.attribution.answer) == ("act", "backend: only torch")
+    assert found.attribution.notes[-1] == (
+        "the difference begins in no layer of the port to be asked about, so all of them were "
+        "asked about"
+    )
+    right = there("numpy", "with_tanh"), there("torch", "with_softplus")
+    found = judged(*right, checks=("forward",))
+    assert found.attribution is not None
+    assert found.attribution.fault == "unasked", "no layer is wrong, the port is another function"
+    assert found.attribution.notes[0].endswith(
+        "; of its 2 layers of Keras, 2 alone do what Keras documents"
+    )
