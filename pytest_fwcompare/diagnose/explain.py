@@ -358,11 +358,20 @@ def spots(sides: Sides, replay: Replay, prover: Prover, place: int) -> Iterator[
     earlier = sorted(sides.graph.upstream([place]), reverse=True)[:EARLIER]
     # Those of the same module first: places of a window are right as long as none is mixed.
     near = sorted(earlier, key=lambda spot: sides.graph.records[spot].path != location_path)
-    chain += [s for s in near if s not in chain and replay.kind(s) == "movement"]
+    chain += [s for s in near if s not in chain and _rearranges(replay, s)]
     for where in chain:
         operation = replay.operation(where)
         if operation is not None:
             yield Spot(where, operation, sides, replay, prover)
+
+
+def _rearranges(replay: Replay, place: int) -> bool:
+    """Whether an operation moves elements, or lays channels of several groups in an order."""
+    operation = replay.operation(place)
+    if operation is None:
+        return False
+    grouped = "convolution" in operation.kind and int(operation.options.get("groups") or 1) > 1
+    return operation.kind == "movement" or grouped
 
 
 def _upstream(sides: Sides, replay: Replay, place: int) -> list[int]:

@@ -158,6 +158,9 @@ def variants(spot: Spot) -> Iterator[Candidate]:
         yield from _other(spot, "cos" if name == "sin" else "sin", cause)
     if name == "tanh":
         yield from _rational_tanh(spot, x)
+    if name == "sigmoid" and x.ndim and x.shape[-1] > 1:
+        with np.errstate(all="ignore"):
+            yield Candidate(cause, "softmax instead of sigmoid", {spot.place: softmax(x, -1)})
     if name in ("sigmoid", "hard_sigmoid", "silu", "hard_silu"):
         hard = "hard_silu" if "silu" in name else "hard_sigmoid"
         for slope in (0.2, 1 / 6, 0.25):

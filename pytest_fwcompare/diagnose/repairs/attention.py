@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from pytest_fwcompare.backends.base import Array
+from pytest_fwcompare.diagnose.operations.elementwise import sigmoid
 from pytest_fwcompare.diagnose.prove import Candidate, is_fitted
 from pytest_fwcompare.diagnose.repairs.base import Spot, decades, repair, show
 from pytest_fwcompare.diagnose.repairs.masks import FILLS, rearranged
@@ -166,6 +167,10 @@ def softmax_options(spot: Spot) -> Iterator[Candidate]:
             "unstable-formula", "the logarithm of softmax instead of log_softmax", log_last=True
         )
         yield from spot.change("activation-variant", "softmax instead of its logarithm", log=False)
+    else:
+        value = spot.operation.outward(sigmoid(np.asarray(x, np.float64)))
+        text = f"sigmoid instead of {name}"
+        yield Candidate("activation-variant", text, {spot.place: value})
     yield Candidate("activation-place", f"no {name}", {spot.place: x}, weak=True)
     yield from spot.arguments("activation-place", f"{name} twice", spot.record.value)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from pytest_fwcompare.backends.base import Array
+from pytest_fwcompare.diagnose.align import Index
 from pytest_fwcompare.diagnose.operations.norms import axis_sets
 from pytest_fwcompare.diagnose.prove import Candidate, is_fitted
 from pytest_fwcompare.diagnose.repairs.base import Spot, decades, repair, show
@@ -27,7 +28,8 @@ def epsilon(spot: Spot) -> Iterator[Candidate]:
         yield from spot.solved("norm-epsilon", text, "eps", eps, within, outside=False)
     yield from spot.change("norm-epsilon", f"no epsilon (reference {show(eps)})", eps=0.0)
     for made in spot.solved("norm-epsilon", "epsilon", "eps", eps, decades(-16, 1, 1)):
-        if not (made.fitted and _is_of_a_scale(made.number, eps)):
+        scaled = made.fitted and _is_of_a_scale(made.number, eps)
+        if not scaled and not _is_scaled(spot, eps, made.number):
             yield made
     yield from spot.change("norm-epsilon", "epsilon added after the root", outside=True)
     outside = decades(-16, 1, 1)
@@ -45,6 +47,27 @@ def _is_of_a_scale(epsilon: float, own: float) -> bool:
     scale = float((own / epsilon) ** 0.5) if epsilon > 0 and own > 0 else 0.0
     written = float(f"{scale:.3g}")
     return scale > 0 and abs(scale - written) < SAME_SCALE * scale
+
+
+def _is_scaled(spot: Spot, eps: float, found: float) -> bool:
+    """Whether the port normalises a multiple of the input, which looks like another epsilon.
+
+    The norm of c x with eps is that of x with eps / c^2.
+    """
+    x = np.asarray(spot.operation.arguments[0], np.float64)
+    size = float(np.linalg.norm(x))
+    if not (eps > 0 and found > 0 and size > 0):
+        return False
+    sides = spot.sides
+    for place, record in enumerate(sides.port.records):
+        if record.value.size != x.size or place in sides.explained:
+            continue
+        factor = float(np.linalg.norm(record.value)) / size
+        # Numbers are rounded to what people write.
+        fits = factor > 0 and abs(eps / factor**2 - found) < 0.01 * found
+        if fits and Index([record.value]).find(factor * x, sides.tolerance):
+            return True
+    return False
 
 
 @repair("norm")

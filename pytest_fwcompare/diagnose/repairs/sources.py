@@ -217,6 +217,8 @@ def positions(spot: Spot) -> Iterator[Candidate]:
             continue
         value = record.value
         choices = {f"positions shifted by {n:+d}": value + n for n in (1, -1, 2, -2, 3)}
+        # The middle of a cell for its corner.
+        choices |= {f"positions shifted by {n:+g}": value + n for n in (0.5, -0.5)}
         choices["positions in reverse"] = value.max() + value.min() - value
         if value.max() > 0:
             choices["positions divided by their count"] = value / (value.max() + 1)
