@@ -165,7 +165,8 @@ def _of_role(
     known = [one for one in found if not one.foreign]
     foreign = [one.foreign for one in found if one.foreign]
     if not known:
-        reasons = foreign or [f"{paths[0]} of the {role} is not called in inference"]
+        why = "it is a recording, or is not called in inference"
+        reasons = foreign or [f"{paths[0]} of the {role} cannot be run alone: {why}"]
         return unasked(paths[0], *reasons)
     if proved and all(one.formula is None for one in known):
         reasons = [*known[0].notes, "its cause is proved, so no other backend was asked"]

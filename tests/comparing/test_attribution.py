@@ -341,3 +341,26 @@ def test_uses_without_a_formula_are_told() -> None:
         "no documented formula to hold it against: a sequence handed out backwards",
         "no documented formula to hold it against: no formula for UnitNormalization is known here",
     ]
+
+
+def test_a_recorded_reference_has_no_layers_to_run() -> None:
+    """It says that it is of Keras, but its layers are not here."""
+    from types import SimpleNamespace
+
+    from pytest_fwcompare.comparing.attribution import attribute_culprit
+
+    def opened(role):
+        library = {"reference": "keras", "port": "torch"}[role]
+        examine = {"examine_layers": lambda *args: []}
+        return SimpleNamespace(side=SimpleNamespace(library=library, **examine))
+
+    pair = SimpleNamespace(
+        opened=opened, run=lambda *a, **k: None, arguments=lambda *a: [], dtype="float32"
+    )
+    found = attribute_culprit(pair, SimpleNamespace(inputs={}), "norm", "1", proved=True)
+    assert found is not None
+    assert (found.layer, found.answer) == ("norm", "Keras or the backend: not asked")
+    assert found.notes == (
+        "norm of the reference cannot be run alone: it is a recording, or is not called in "
+        "inference",
+    )
