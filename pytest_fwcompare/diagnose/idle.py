@@ -15,7 +15,7 @@ from pytest_fwcompare.diagnose.operations import understand
 LIMITERS = frozenset(
     (
         *("clamp", "relu", "maximum", "minimum", "leaky_relu", "elu", "celu", "prelu"),
-        *("relu6", "hardtanh", "threshold", "soft_cap"),
+        *("relu6", "hardtanh", "threshold", "soft_cap", "abs"),
     )
 )
 """Functions that hand on unchanged what lies on the right side of a limit."""
@@ -38,15 +38,16 @@ def idle_function(sides: Sides, value: Array) -> str | None:
     port, size = sides.port, value.size
     found = sides.index.find(value, sides.tolerance)
     twins = sorted(m.index for m in found if port.records[m.index].value.size == size)
+    places = [*twins]
     for last in reversed(twins[1:]):
         before = port.upstream([last])
         for first in twins:
-            if first == last or first not in before:
-                continue
-            for place in sorted(before & port.downstream([first]) - {first}):
-                name = limits(port.records[place]) if _is_idle(port, place) else None
-                if name is not None:
-                    return name
+            if first in before and first != last:
+                places += sorted(before & port.downstream([first]) - {first})
+    for place in places:
+        name = limits(port.records[place]) if _is_idle(port, place) else None
+        if name is not None:
+            return name
     return None
 
 

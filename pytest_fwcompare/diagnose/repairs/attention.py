@@ -33,6 +33,10 @@ def near(replay: Replay, place: int, kinds: set[str], onward: bool, reach: int =
     return None
 
 
+FEATURES = ("linear", "matmul", "convolution", "norm", "softmax", "attention", "recurrent")
+"""Kinds of operations that make features of positions."""
+
+
 def scale_cause(spot: Spot) -> str | None:
     """What a scale at this place is called; None where it has no name."""
     replay, place = spot.replay, spot.place
@@ -41,8 +45,8 @@ def scale_cause(spot: Spot) -> str | None:
     front = [place]
     for _ in range(8):
         after = {p for at in front for p in spot.graph.consumers[at]}
-        # What weights make of it are features, and a sine of them an activation.
-        front = [p for p in after if replay.kind(p) not in ("linear", "matmul", "convolution")]
+        # What weights or a norm make of it are features, and a sine of them an activation.
+        front = [p for p in after if replay.kind(p) not in FEATURES]
         if any(spot.name(p) in ("sin", "cos") for p in front):
             return "position"
     softmax_at = near(replay, place, {"softmax"}, onward=True)
@@ -126,11 +130,21 @@ def number(spot: Spot) -> Iterator[Candidate]:
         grid = [-point for point in reversed(grid)]
     label = {"multiply": "scale", "divide": "divisor", "power": "base"}.get(function, "offset")
     label = "epsilon" if cause == "norm-epsilon" else label
-    yield from spot.solved(cause, label, "number", own, sorted({*grid, own * 0.999, own * 1.001}))
+    for made in spot.solved(
+        cause, label, "number", own, sorted({*grid, own * 0.999, own * 1.001})
+    ):
+        if cause != "reduction" or is_count(made.number):
+            yield made
     if function in ("multiply", "divide"):
         x = np.asarray(spot.operation.arguments[0], np.float64)
         text = f"no {label} (reference {show(own)})"
         yield Candidate(cause, text, {spot.place: x}, weak=True)
+
+
+def is_count(number: float) -> bool:
+    """Whether a factor, or what it divides by, is a whole number."""
+    whole = (number, 1 / number) if number else ()
+    return any(abs(count - round(count)) < 1e-6 and round(count) > 0 for count in whole)
 
 
 COMPARED = ("less", "less_equal", "greater", "greater_equal", "equal", "not_equal")

@@ -111,7 +111,7 @@ def keeps_off_zero(spot: Spot) -> bool:
 
 
 def averages(spot: Spot) -> bool:
-    """Whether a sum of several tensors is divided by a whole number: their mean."""
+    """Whether a sum of several tensors is divided by their number: their mean."""
     options = spot.operation.options
     name, number = options.get("function"), options.get("number")
     if name not in ("divide", "multiply") or not number or options.get("swapped"):
@@ -125,9 +125,17 @@ def averages(spot: Spot) -> bool:
         and before.options.get("function") == "add"
         and len(before.arguments) == 2
         and all(isinstance(place, int) for place in spot.graph.sources(source))
-        and count > 1
-        and abs(count - round(count)) < 1e-6
+        and source is not None
+        and abs(count - _terms(spot, source)) < 1e-6
     )
+
+
+def _terms(spot: Spot, place: int) -> int:
+    """How many tensors a chain of additions adds up."""
+    if not is_addition(spot.replay.operation(place)):
+        return 1
+    sources = (spot.replay.source(place, number) for number in (0, 1))
+    return sum(1 if source is None else _terms(spot, source) for source in sources)
 
 
 @repair("movement")
