@@ -47,6 +47,7 @@ class Aligner:
     vocabulary: Vocabulary = field(init=False)
     classes: tuple[list[int], list[int]] = field(init=False)
     likenesses: dict[tuple[int, int], float] = field(default_factory=dict)
+    pairings: dict[Group, Pairing | None] = field(default_factory=dict)
     backwards: bool = False
 
     def __post_init__(self) -> None:
@@ -99,8 +100,13 @@ class Aligner:
         return plain + NAMES * (1 - sum(likeness) / len(likeness))
 
     def pairing(self, group: Group) -> Pairing | None:
-        """The parameters' pairing inside a group."""
-        return pair([self.reference[i] for i in group[0]], [self.port[j] for j in group[1]])
+        """The parameters' pairing inside a group; kept, as plans have most groups in common."""
+        if group not in self.pairings:
+            ones, others = group
+            self.pairings[group] = pair(
+                [self.reference[i] for i in ones], [self.port[j] for j in others]
+            )
+        return self.pairings[group]
 
     def can_be_parts(self, ones: Sequence[Unit], others: Sequence[Unit]) -> bool:
         """Whether one unit and several have equally many values in kernels."""

@@ -22,6 +22,7 @@ from pytest_fwcompare.backends.jax.leaves import Values, is_float
 from pytest_fwcompare.backends.jax.mixed import mixed
 from pytest_fwcompare.backends.jax.model import Call, JaxModel, quick_jit
 from pytest_fwcompare.backends.jax.passes import JaxPass
+from pytest_fwcompare.backends.jax.record import Recording, record_pass
 from pytest_fwcompare.backends.jax.shadow import lifted
 from pytest_fwcompare.backends.jax.stepwise import stepwise
 from pytest_fwcompare.backends.jax.twin import Twin, submodules
@@ -39,7 +40,7 @@ class JaxSide(JaxModel):
 
     def _adopt(self) -> None:
         super()._adopt()
-        self._programs: dict[Any, Callable[..., Any]] = {}
+        self._programs: dict[Any, Any] = {}
 
     def _program(
         self, precision: Precision, training: bool, gradients: bool, *, timed: bool = False
@@ -123,11 +124,29 @@ class JaxSide(JaxModel):
     def _recorded(
         self, arguments: Sequence[Argument], precision: Precision, training: bool
     ) -> tuple[JaxPass, Values]:
-        from pytest_fwcompare.backends.jax.record import record_pass
-
         if precision != "double":
             raise UsageError("jax: only a pass in double precision can be recorded")
-        return record_pass(self, arguments, training), {}  # random streams are put back
+        given = self.given(arguments, "double")
+        made = record_pass(self, given, self._recording(given, training))
+        return made, {}  # random streams are put back
+
+    def _recording(self, given: Sequence[Any], training: bool) -> Recording:
+        """The program that records such a pass: the last one, if it was made for equal shapes.
+
+        Pairing weights records the same pass with one set of values after the other, and making
+        the program costs far more than running it. A training pass is made anew, as what it drops
+        is given to it from without.
+        """
+        if training:
+            return Recording(self, given, training)
+        leaves, structure = jax.tree_util.tree_flatten(tuple(given))
+        key = structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        known, made = self._programs.get("recording", (None, None))
+        if made is None or known != key:
+            made = Recording(self, given, training)
+            self._programs["recording"] = key, made
+        assert isinstance(made, Recording)
+        return made
 
     def hyperparameters(self) -> dict[str, float]:
         """Of modules that keep them as attributes; linen's are made anew in every call."""

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.extend import core
 
-from pytest_fwcompare.backends.base import Argument, Array, Gradients, Recorded
+from pytest_fwcompare.backends.base import Array, Gradients, Recorded
 from pytest_fwcompare.backends.jax.leaves import has_numbers, is_float, options_of, plain
 from pytest_fwcompare.backends.jax.model import JaxModel
 from pytest_fwcompare.backends.jax.outputs import Outputs
@@ -380,24 +380,60 @@ class RecordedPass(JaxPass):
             )
 
 
-def record_pass(side: JaxModel, arguments: Sequence[Argument], training: bool) -> RecordedPass:
-    """Run a side in float64 and record its equations. Called within its double context."""
-    trained, floats, fixed, call = side.given(arguments, "double")
+def record_pass(side: JaxModel, given: Sequence[Any], recording: Recording) -> RecordedPass:
+    """Run a side in float64 and record its equations. Called within its double context.
 
-    def function(trained: Any, floats: Any, fixed: Any, call: Any) -> Any:
-        return side.function(training)({**fixed, **trained}, *call.filled(floats))
+    Args:
+        side: whose pass it is.
+        given: what `side.given` makes of the arguments.
+        recording: made for such arguments.
+    """
+    trained, floats, fixed, call = given
+    pull, (outputs, changed, values, extras) = recording.program(
+        trained, floats, recording.nudges, fixed, call
+    )
+    assert isinstance(outputs, Outputs)
+    recorder = recording.recorders[-1]
+    made = RecordedPass(side, "double", outputs, changed, pull)
+    made.keep(recorder.drafts, values, extras, pull)
+    side.lift.leaks.update(recorder.leaks)
+    side.lift.rounded.update(recorder.rounded)
+    return made
 
-    with watched(side.twin):
-        lift = Lift()
-        jaxpr, structure = traced(function, lift, trained, floats, fixed, call)
-    options = {path: options_of(module) for path, module in submodules(side.twin.root)}
-    options |= {p.layer: dict(p.options) for p in side.parameters() if p.layer not in options}
-    recorders: list[Recorder] = []
 
-    def run(trained: Any, floats: Any, nudges: Any, fixed: Any, call: Any) -> Any:
-        recorder = Recorder(nudges, options)
-        recorder.as_written = lift.as_written
-        recorders.append(recorder)
+class Recording:
+    """A program that hands out the values of all equations of a side, for one set of shapes.
+
+    Attributes:
+        program: (trained, float inputs, nudges, other values, rest of the call) to the backward
+            pass and (outputs, changed values, values of the drafts, further values).
+        nudges: zeros that are added to the drafts' values, so that their gradients come out.
+        recorders: one for each time that it was traced; the last has the drafts.
+    """
+
+    def __init__(self, side: JaxModel, given: Sequence[Any], training: bool) -> None:
+        trained, floats, fixed, call = given
+
+        def function(trained: Any, floats: Any, fixed: Any, call: Any) -> Any:
+            return side.function(training)({**fixed, **trained}, *call.filled(floats))
+
+        with watched(side.twin):
+            self._lift = Lift()
+            self._traced = traced(function, self._lift, *given)
+        known = {path: options_of(module) for path, module in submodules(side.twin.root)}
+        self._options = {p.layer: dict(p.options) for p in side.parameters()} | known
+        self.recorders: list[Recorder] = []
+        jax.eval_shape(lambda *a: self._run(*a)[0], trained, floats, None, fixed, call)
+        self.nudges = [
+            jax.numpy.zeros(() if draft.is_module else draft.shape, np.float64)
+            for draft in self.recorders[-1].drafts
+        ]
+        self.program = side.quickly(self._differentiated)
+
+    def _run(self, trained: Any, floats: Any, nudges: Any, fixed: Any, call: Any) -> Any:
+        recorder = Recorder(nudges, self._options)
+        recorder.as_written = self._lift.as_written
+        self.recorders.append(recorder)
         given = [Traced(value, Source((), (name,))) for name, value in sorted(trained.items())]
         # Leaves in the order of the trace: dictionaries are sorted by their keys.
         given += [recorder.input(name, value) for name, value in sorted(floats.items())]
@@ -406,18 +442,15 @@ def record_pass(side: JaxModel, arguments: Sequence[Argument], training: bool) -
             for name, v in sorted(fixed.items())
         ]
         given += [Traced(leaf, Source(pure=False)) for leaf in jax.tree_util.tree_leaves(call)]
+        jaxpr, structure = self._traced
         leaves = recorder.run(jaxpr, given)
         return jax.tree_util.tree_unflatten(structure, leaves), recorder
 
-    jax.eval_shape(lambda *a: run(*a)[0], trained, floats, None, fixed, call)
-    nudges = [
-        jax.numpy.zeros(() if draft.is_module else draft.shape, np.float64)
-        for draft in recorders[-1].drafts
-    ]
-
-    def program(trained: Any, floats: Any, nudges: Any, fixed: Any, call: Any) -> Any:
+    def _differentiated(
+        self, trained: Any, floats: Any, nudges: Any, fixed: Any, call: Any
+    ) -> Any:
         def pure(trained: Any, floats: Any, nudges: Any) -> Any:
-            (outputs, changed), recorder = run(trained, floats, nudges, fixed, call)
+            (outputs, changed), recorder = self._run(trained, floats, nudges, fixed, call)
             return [a for a in outputs.arrays if is_float(a)], (
                 outputs,
                 changed,
@@ -427,13 +460,3 @@ def record_pass(side: JaxModel, arguments: Sequence[Argument], training: bool) -
 
         _, pull, facts = jax.vjp(pure, trained, floats, nudges, has_aux=True)
         return pull, facts
-
-    pull, (outputs, changed, values, extras) = side.quickly(program)(
-        trained, floats, nudges, fixed, call
-    )
-    assert isinstance(outputs, Outputs)
-    made = RecordedPass(side, "double", outputs, changed, pull)
-    made.keep(recorders[-1].drafts, values, extras, pull)
-    side.lift.leaks.update(recorders[-1].leaks)
-    side.lift.rounded.update(recorders[-1].rounded)
-    return made
