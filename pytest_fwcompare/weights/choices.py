@@ -129,6 +129,42 @@ def _sibling_units(made: Candidates, names: Sequence[str]) -> list[tuple[int, ..
     return []
 
 
+def in_all_such_places(made: Candidates, plan: Plan, moved: Plan) -> Plan | None:
+    """A plan in which siblings everywhere are reordered as one set of them was.
+
+    Who took query, key and value in an order of his own in one block did so in all of them.
+
+    Args:
+        made: knows which layers take one tensor.
+        plan: before one set of them got other partners.
+        moved: after it.
+
+    Returns:
+        None if that is not what moved, or there is no other such set.
+    """
+    units = made.aligner.reference
+    holders = {slot.name: i for i, unit in enumerate(units) for slot in unit.slots}
+    sets = [
+        [(i,) for i in dict.fromkeys(holders[name] for name in names if name in holders)]
+        for names in made.siblings
+    ]
+    before, after = dict(plan.groups), dict(moved.groups)
+    for some in sets:
+        was, now = ([partner.get(one) for one in some] for partner in (before, after))
+        if was == now or len({*was}) < len(some) or {*was} != {*now}:
+            continue
+        others = [
+            other
+            for other in sets
+            if other != some
+            and [units[i].signature for (i,) in other] == [units[i].signature for (i,) in some]
+            and [after.get(one) for one in other] == [before.get(one) for one in other]
+        ]
+        order = [was.index(partner) for partner in now]
+        return _reordered(others, order)(moved) if others else None
+    return None
+
+
 def _reordered(
     sets: Sequence[Sequence[tuple[int, ...]]], order: Sequence[int]
 ) -> Callable[[Plan], Plan]:

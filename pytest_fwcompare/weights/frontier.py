@@ -60,7 +60,7 @@ def frontiers_of(
                 shared += [port[m.index].index for m in alignment.matches[places[index]]]
             else:
                 shared += [record.index for record in port if record.operation == "input"]
-        others = [use for use in theirs.after(shared) if not theirs.confirmed(use)]
+        others = [use for use in theirs.first_after(shared) if not theirs.confirmed(use)]
         branches = ours.branches_beside(core)
         if others or branches:
             both = names_of([*core, *beside])
@@ -134,6 +134,21 @@ class Flow:
         """The nearest uses downstream of records, in order."""
         starts = [taker for index in indices for taker in self.takers.get(index, ())]
         return self._nearest(starts, self.takers)
+
+    def first_after(self, indices: Sequence[int]) -> list[Use]:
+        """The nearest uses downstream, but for those that come of others of them.
+
+        A residual connection leads past a block to the next one, whose turn comes later.
+        """
+        found = self.after(indices)
+        waiting = [taker for use in found for taker in self.takers.get(use.index, ())]
+        later = set(waiting)
+        while waiting:
+            for taker in self.takers.get(waiting.pop(), ()):
+                if taker not in later:
+                    later.add(taker)
+                    waiting.append(taker)
+        return [use for use in found if use.index not in later]
 
     def confirmed(self, use: Use) -> bool:
         """Whether a matrix that takes what comes of a use gives values both sides have.

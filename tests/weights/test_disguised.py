@@ -133,6 +133,62 @@ def test_the_search_grows_with_the_blocks_not_with_the_product_of_their_orders(
     )  # five other orders of three, head counts, axis orders
 
 
+def test_an_order_found_in_one_block_is_tried_in_all_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A deep port whose author takes value, key, query costs hardly more than a flat one."""
+    import torch
+    from torch import nn
+
+    class Blocks(nn.Module):
+        """Attention blocks, their layers named, or all parameters in one list without names."""
+
+        def __init__(self, count: int, named: bool) -> None:
+            super().__init__()
+            self.count, self.named = count, named
+            layers = [nn.ModuleList(nn.Linear(6, 6) for _ in range(4)) for _ in range(count)]
+            if named:
+                self.blocks = nn.ModuleList(layers)
+            else:
+                self.all = nn.ParameterList(p for layer in layers for p in layer.parameters())
+
+        def forward(self, x):
+            for block in range(self.count):
+                if self.named:
+                    query, key, value, out = self.blocks[block]
+                    q, k, v = query(x), key(x), value(x)
+                else:
+                    held = list(self.all)[8 * block : 8 * block + 8]
+                    v, k, q = (nn.functional.linear(x, *held[i : i + 2]) for i in (0, 2, 4))
+                mixed = torch.softmax(q @ k.transpose(-1, -2), -1) @ v
+                x = x + (out(mixed) if self.named else nn.functional.linear(mixed, *held[6:]))
+            return x
+
+    asked: list[Mapping] = []
+    original = link.evidence_of
+
+    def counted(*args: Any, **options: Any) -> Callable[[Mapping], Evidence]:
+        evidence = original(*args, **options)
+        return lambda mapping: asked.append(mapping) or evidence(mapping)
+
+    monkeypatch.setattr(link, "evidence_of", counted)
+    numbers = []
+    for count in (2, 4):
+        torch.manual_seed(0)
+        asked.clear()
+        found = fwc.compare(
+            Blocks(count, True),
+            Blocks(count, False),
+            inputs={"x": fwc.TensorSpec(("batch", 3, 6))},
+            examples=2,
+            explain=False,
+        )
+        assert found.verdict == "equivalent", found.summary()
+        assert any("alike in all such places" in notice for notice in found.notices)
+        numbers.append(len(asked))
+    assert numbers[0] == numbers[1]
+
+
 def test_a_port_in_another_framework() -> None:
     pytest.importorskip("jax")
     net = nets.transformer(1)
