@@ -11,7 +11,11 @@ from pytest_fwcompare.diagnose.operations.elementwise import sigmoid
 from pytest_fwcompare.diagnose.prove import Candidate, is_fitted
 from pytest_fwcompare.diagnose.repairs.base import Spot, decades, repair, show
 from pytest_fwcompare.diagnose.repairs.masks import FILLS, rearranged
-from pytest_fwcompare.diagnose.repairs.order import is_attention, is_score_table
+from pytest_fwcompare.diagnose.repairs.order import (
+    is_attention,
+    is_score_table,
+    near_softmax,
+)
 from pytest_fwcompare.diagnose.repairs.patterns import averages, keeps_off_zero
 from pytest_fwcompare.diagnose.replay import Replay
 
@@ -114,7 +118,7 @@ def number(spot: Spot) -> Iterator[Candidate]:
         return
     cause = "norm-epsilon" if keeps_off_zero(spot) else scale_cause(spot)
     x = spot.operation.arguments[0]
-    of_scores = cause in ("attention-scale", "position") and abs(own) > LARGE
+    of_scores = function == "multiply" and abs(own) > LARGE and near_softmax(spot, spot.place)
     if of_scores and np.any(x == 0.0) and np.unique(x).size == 2:
         cause = "mask"  # what is added to scores where they are masked
     if averages(spot):
