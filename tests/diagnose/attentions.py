@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy
 import numpy as np
 
 BATCH, TIME, WIDTH, HEADS, GROUPS = 2, 6, 16, 4, 2
@@ -176,3 +177,44 @@ def buckets(count=8, farthest=16, both=True):
     share = np.log(np.maximum(far, 1) / exact) / np.log(farthest / exact)
     large = np.minimum(exact + (share * (count - exact)).astype(int), count - 1)
     return start + np.where(far < exact, far, large)
+
+
+def rotary(which="qk", only="qk", neighbours=False, given=False, **options):
+    """Features of query and key turned by position, in pairs; `only` what the options are for.
+
+    The tables are computed, or `given` as constants.
+    """
+    usual = {"part": SIZE, "begin": 0, "base": 1e4, "shift": 0, "way": 1.0, "times": 1.0}
+
+    def tables(np, x, part, base, shift, way, times):
+        half = part // 2
+        if given:
+            steps = way * times * (numpy.arange(TIME) + shift)
+            angles = steps[:, None] * base ** (-numpy.arange(half) / half)
+            return np.array(numpy.cos(angles), x), np.array(numpy.sin(angles), x)
+        steps = (np.arange(TIME, x) + shift) * times
+        angles = way * steps[:, None] * base ** (-np.arange(half, x) / half)
+        return np.cos(angles), np.sin(angles)
+
+    def turned(np, x, part, begin, **others):
+        half = part // 2
+        cos, sin = tables(np, x, part, **others)
+        inner = x[..., begin : begin + part]
+        if neighbours:
+            a, b = inner[..., ::2], inner[..., 1::2]
+            made = np.stack([a * cos - b * sin, a * sin + b * cos], -1).reshape(inner.shape)
+        else:
+            a, b = inner[..., :half], inner[..., half:]
+            made = np.cat([a * cos - b * sin, a * sin + b * cos], -1)
+        if part == x.shape[-1]:
+            return made
+        return np.cat([x[..., :begin], made, x[..., begin + part :]], -1)
+
+    def turn(np, q, k, v):
+        made = []
+        for name, x in zip("qkv", (q, k, v), strict=True):
+            own = {**usual, **options} if name in only or name == "v" else usual
+            made.append(turned(np, x, **own) if name in which else x)
+        return made
+
+    return turn
