@@ -258,10 +258,11 @@ class Prover:
 
     def _find(self, place: int, value: Array) -> tuple[float, int] | None:
         """Distance and position of a changed value in the port; -1 for outputs."""
-        made = contents(value)
+        made, sides = contents(value), self.sides
         if not made.told.telling:
             return None
-        sides = self.sides
+        if made.ordered[-1] - made.ordered[0] <= sides.tolerance * made.told.scale:
+            return None  # ones, say, up to the tolerance: the cosines of tiny angles
         if place in sides.output_places:
             found = sides.outputs.find(made, sides.tolerance)
             return (found[0].distance, -1) if found else None

@@ -218,3 +218,45 @@ def rotary(which="qk", only="qk", neighbours=False, given=False, **options):
         return made
 
     return turn
+
+
+def block(kind="before", scale=None):
+    """Attention and two linear layers, each with a norm and a residual."""
+
+    def run(np, p, x):
+        def first(x):
+            return np.norm(x, p["gain0"], p["shift0"])
+
+        def second(x):
+            return np.norm(x, p["gain1"], p["shift1"])
+
+        def scaled(y):
+            by = {None: 1, "learned": p["scale"], "squared": p["scale"] ** 2}.get(scale, scale)
+            return y if scale is None else y * by
+
+        def attend(x):
+            return scaled(attention()(np, p, x))
+
+        def mix(x):
+            inner = np.gelu(np.linear(x, p["w1"], p["b1"]))
+            return np.linear(inner, p["w2"], p["b2"])
+
+        if kind == "after":
+            x = first(x + attend(x))
+            return second(x + mix(x))
+        if kind == "behind":
+            x = x + first(attend(x))
+            return x + second(mix(x))
+        if kind == "beside":
+            return x + attend(first(x)) + mix(second(x))
+        normed = first(x)
+        total = (normed if kind == "normed" else x) + attend(normed)
+        if kind == "from further back":
+            return x + mix(second(total))
+        if kind == "bent":
+            return total + mix(second(np.tanh(total)))
+        if kind == "half after":
+            return second(total + mix(second(total)))
+        return total + mix(second(total))
+
+    return run

@@ -55,6 +55,26 @@ def norm_last(spot: Spot) -> Iterator[Candidate]:
             yield Candidate("residual", text, {spot.place: x + summand}, places=(spot.place,))
 
 
+@repair("arithmetic")
+def beside(spot: Spot) -> Iterator[Candidate]:
+    """Sublayers beside each other: the norm takes the stream before the sum, not the sum."""
+    operation = spot.operation
+    if not is_addition(operation) or len({a.shape for a in operation.arguments}) > 1:
+        return
+    sources = [spot.replay.source(spot.place, number) for number in (0, 1)]
+    norms = [p for p in spot.graph.consumers[spot.place] if spot.replay.kind(p) == "norm"]
+    for norm in norms:
+        known = spot.replay.operation(norm)
+        for source in sources:
+            if known is None or source is None or len(spot.graph.consumers[spot.place]) < 2:
+                continue
+            value = np.asarray(spot.graph.records[source].value, np.float64)
+            made = attempt(known, (known.taken(0, value), *known.arguments[1:]))
+            if made is not None:
+                text = "the stream before the last sum normalised: sublayers beside each other"
+                yield Candidate("residual", text, {norm: made}, places=(norm,))
+
+
 def _normed(spot: Spot, value: Array) -> Array | None:
     """The norm of the spot of another tensor."""
     return attempt(spot.operation, (spot.operation.taken(0, value),))

@@ -179,7 +179,7 @@ def _near(spot: Spot, end: int) -> list[int]:
     return found
 
 
-@repair("")
+@repair("", late=True)
 def rotary(spot: Spot) -> Iterator[Candidate]:
     """Query and key turned by other angles, in other features, in part, or values as well."""
     product = _product(spot)

@@ -13,6 +13,7 @@ from pytest_fwcompare.diagnose.prove import Candidate, is_fitted
 from pytest_fwcompare.diagnose.repairs.attention import factors, passes_by
 from pytest_fwcompare.diagnose.repairs.base import Spot, repair
 from pytest_fwcompare.diagnose.repairs.order import is_score_table
+from pytest_fwcompare.diagnose.repairs.patterns import is_addition
 
 REACH = 60
 """Operations back in execution order that a residual may be taken from."""
@@ -54,6 +55,8 @@ def residual(spot: Spot) -> Iterator[Candidate]:
             continue
         # Without the operation that made it: that is a fault of its own kind.
         passed = {s for s in spot.graph.inputs[source] if spot.replay.kind(source) in PLAIN}
+        if _is_residual(spot, source):
+            passed = set()  # the stream before the sum: a residual from further back
         for place in reversed(range(max(spot.place - REACH, 0), spot.place)):
             value = spot.graph.records[place].value
             if value.shape != own.shape or not spot.sides.telling(place) or place in passed:
@@ -92,6 +95,16 @@ def residual(spot: Spot) -> Iterator[Candidate]:
 def _is_fed(spot: Spot, place: int) -> bool:
     """Whether an input goes into a summand, so that it is no table of positions."""
     return place in spot.sides.fed and not is_score_table(spot, place)
+
+
+def _is_residual(spot: Spot, place: int) -> bool:
+    """Whether a value is the sum of two others of its shape that inputs go into."""
+    operation = spot.replay.operation(place)
+    if not is_addition(operation) or operation is None:
+        return False
+    sources = [spot.replay.source(place, number) for number in (0, 1)]
+    shapes = {argument.shape for argument in operation.arguments}
+    return len(shapes) == 1 and all(s is not None and _is_fed(spot, s) for s in sources)
 
 
 def _turned_table(spot: Spot, number: int) -> Iterator[Candidate]:
