@@ -261,7 +261,8 @@ class Prover:
         made, sides = contents(value), self.sides
         if not made.told.telling:
             return None
-        if made.ordered[-1] - made.ordered[0] <= sides.tolerance * made.told.scale:
+        spread = made.ordered[-1] - made.ordered[0]
+        if value.size > 1 and spread <= sides.tolerance * made.told.scale:
             return None  # ones, say, up to the tolerance: the cosines of tiny angles
         if place in sides.output_places:
             found = sides.outputs.find(made, sides.tolerance)
