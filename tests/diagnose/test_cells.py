@@ -185,3 +185,84 @@ def test_a_fault_like_no_variant_has_no_cause(cell: str) -> None:
     found = diagnose_pair(Net(cell), Net(cell, "doubled"), SERIES)
     assert found.culprit is not None
     assert found.cause is None, found
+
+
+def of_jax(function, params):
+    from pytest_fwcompare.backends.jax import JaxBackend
+
+    return JaxBackend().adopt(
+        (function, params), dtype="float32", device="cpu", mode="eager", own=True
+    )
+
+
+def of_torch(model):
+    from pytest_fwcompare.backends.torch import TorchBackend
+
+    return TorchBackend().adopt(
+        model.eval(), dtype="float32", device="cpu", mode="eager", own=True
+    )
+
+
+def diagnose_sides(reference, port):
+    """Diagnosis of two sides with the same weights."""
+    from pytest_fwcompare.backends.base import Argument
+    from pytest_fwcompare.diagnose import diagnose
+
+    passes = []
+    for side in (reference, port):
+        made = side.forward(
+            [Argument("x", SERIES.astype("float32"))], precision="double", record=True
+        )
+        made.backward({n: np.ones(v.shape) for n, v in made.outputs.items()})
+        passes.append(made)
+    return diagnose(
+        passes[0].recorded(),
+        passes[1].recorded(),
+        reference_parameters=reference.read(),
+        reference_outputs=passes[0].outputs,
+        port_outputs=passes[1].outputs,
+    )
+
+
+def scanned(model, limit=None, peep=0.0):
+    """The LSTM net as a loop of JAX's, with torch's weights; its cell state limited."""
+    jax = pytest.importorskip("jax")
+    numpy = jax.numpy
+
+    def function(p, x):
+        x = x @ p["stem.weight"].T + p["stem.bias"]
+
+        def step(states, row):
+            h, c = states
+            gates = row @ p["cell.x.weight"].T + p["cell.x.bias"] + h @ p["cell.h.weight"].T
+            i, f, g, o = numpy.split(gates, 4, -1)
+            i, f, o = (jax.nn.sigmoid(a + peep * c) for a in (i, f, o))
+            c = f * c + i * numpy.tanh(g)
+            c = c if limit is None else numpy.clip(c, -limit, limit)
+            h = o * numpy.tanh(c)
+            return (h, c), h
+
+        zero = numpy.zeros((len(x), UNITS), x.dtype)
+        (_, c), states = jax.lax.scan(step, (zero, zero), x.swapaxes(0, 1))
+        return states.swapaxes(0, 1) @ p["head.weight"].T + p["head.bias"], c
+
+    params = {n: numpy.asarray(v.detach().numpy()) for n, v in model.state_dict().items()}
+    return of_jax(function, params)
+
+
+def seeded(fault=""):
+    torch.manual_seed(4)
+    return Net("lstm", fault)
+
+
+def test_a_loop_of_jax_as_port_and_as_reference() -> None:
+    plain = seeded()
+    found = diagnose_sides(of_torch(seeded()), scanned(plain, limit=0.2))
+    assert (found.cause, found.culprit) == ("clipping", "cell")
+    assert "the cell state clipped to 0.2" in found.evidence[0]
+    found = diagnose_sides(scanned(plain), of_torch(seeded("unsquashed")))
+    assert (found.cause, found.operation) == ("cell-variant", "lstm")
+    found = diagnose_sides(scanned(plain, limit=0.2), of_torch(seeded()))
+    assert found.cause == "clipping", found
+    found = diagnose_sides(of_torch(seeded()), scanned(plain, peep=0.3))
+    assert found.cause is None, found

@@ -291,3 +291,24 @@ def scattered_sum(arguments: Arguments, options: Mapping[str, Any]) -> Array:
     made = np.array(start, np.float64)
     np.add.at(made, indices.astype(np.int64), values)
     return made
+
+
+def _placings(record: Recorded) -> Iterator[Guess]:
+    """torch.scatter: what is filled, places along an axis, what is put there."""
+    if len(record.arguments) != 3:
+        return
+    start, places, values = record.arguments
+    whole = np.array_equal(places, np.round(places))
+    if not whole or start.shape != record.value.shape or places.shape != values.shape:
+        return
+    for axis in range(start.ndim):
+        yield (start, places, values), {"axis": axis}
+
+
+@rule("placed", "scatter", "put_along_axis", guesses=_placings)
+def placed(arguments: Arguments, options: Mapping[str, Any]) -> Array:
+    """Values put into an array at places along an axis."""
+    start, places, values = arguments
+    made = np.array(start, np.float64)
+    np.put_along_axis(made, places.astype(np.int64), values, options["axis"])
+    return made

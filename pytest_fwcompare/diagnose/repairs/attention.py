@@ -125,6 +125,7 @@ def number(spot: Spot) -> Iterator[Candidate]:
         cause = "reduction"
     if cause is None:
         return
+    yield from _of_other_reduction(spot)
     grid = decades(-8, 8, 1)
     if cause == "norm-epsilon":
         text = f"no epsilon (reference {show(own)})"
@@ -149,6 +150,23 @@ def is_count(number: float) -> bool:
     """Whether a factor, or what it divides by, is a whole number."""
     whole = (number, 1 / number) if number else ()
     return any(abs(count - round(count)) < 1e-6 and round(count) > 0 for count in whole)
+
+
+def _of_other_reduction(spot: Spot) -> Iterator[Candidate]:
+    """A scaled sum that is a mean, or the other way round: no scale is wrong there."""
+    source = spot.replay.source(spot.place, 0)
+    before = spot.replay.operation(source) if source is not None else None
+    if before is None or before.kind != "reduction":
+        return
+    own = before.options["function"]
+    if own not in ("sum", "mean") or not before.arguments[0].size:
+        return
+    count = before.arguments[0].size / max(before.compute().size, 1)
+    x, other = spot.operation.arguments[0], "mean" if own == "sum" else "sum"
+    value = attempt(spot.operation, (x / count if own == "sum" else x * count,))
+    if value is not None and count > 1 and source is not None:
+        text = f"{other} instead of {own}"
+        yield Candidate("reduction", text, {spot.place: value}, places=(source,))
 
 
 COMPARED = ("less", "less_equal", "greater", "greater_equal", "equal", "not_equal")

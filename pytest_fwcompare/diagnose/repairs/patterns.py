@@ -227,6 +227,41 @@ def undivided(spot: Spot) -> Iterator[Candidate]:
             yield Candidate("mask", text, {spot.place: value}, places=(spot.place,))
 
 
+@repair("arithmetic")
+def shares(spot: Spot) -> Iterator[Candidate]:
+    """Values divided by their own sum: not divided."""
+    operation = spot.operation
+    if operation.options["function"] != "divide" or len(operation.arguments) != 2:
+        return
+    parts, total = (1, 0) if operation.options.get("swapped") else (0, 1)
+    source, divisor = spot.replay.source(spot.place, parts), spot.replay.source(spot.place, total)
+    front = [] if divisor is None else [divisor]
+    for _ in range(3):
+        if any(_is_sum(spot, p) and source in spot.graph.inputs[p] for p in front):
+            x = np.asarray(operation.arguments[parts], np.float64)
+            text = "the values not divided by their sum"
+            yield Candidate("reduction", text, {spot.place: x}, weak=True, places=(spot.place,))
+            return
+        front = [s for p in front for s in spot.graph.inputs[p]]
+
+
+CHOSEN = ("topk", "top_k", "topkv2", "approx_top_k", "sort", "take_along_dim", "gather")
+"""Operations that choose some of a row's values: the likeliest experts, the nearest neighbours."""
+
+
+@repair("movement", "rows")
+def weighed_anew(spot: Spot) -> Iterator[Candidate]:
+    """The chosen ones of several shares divided by their sum."""
+    x, value = spot.operation.arguments[0], spot.record.value
+    if spot.name(spot.place) not in CHOSEN or value.ndim < 1 or value.shape[-1] < 2:
+        return
+    if (value < 0).any() or not np.allclose(np.sum(x, axis=-1), 1.0):
+        return
+    made = value / value.sum(axis=-1, keepdims=True)
+    text = "the chosen shares divided by their sum"
+    yield Candidate("reduction", text, {spot.place: made}, places=(spot.place,))
+
+
 def _is_sum(spot: Spot, place: int) -> bool:
     """Whether an operation sums, by itself or after what only moves or masks."""
     name = spot.name(place).replace("-", "_")

@@ -89,7 +89,9 @@ def residual(spot: Spot) -> Iterator[Candidate]:
 
             for factor, value in spot.prover.solve(family, [-2.0, -1.0, 1e-6, 0.999, 1.001, 8.0]):
                 text = f"one summand scaled by {factor:.10g} (reference 1)"
-                yield Candidate("residual", text, {spot.place: value}, fitted=is_fitted(factor))
+                # Anything that scales a summand looks so: a mean for a sum, a missing factor.
+                fitted = is_fitted(factor) or factor not in (-1.0, 2.0)
+                yield Candidate("residual", text, {spot.place: value}, fitted=fitted)
 
 
 def _is_fed(spot: Spot, place: int) -> bool:
