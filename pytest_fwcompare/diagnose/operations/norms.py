@@ -202,11 +202,17 @@ def difference(arguments: Arguments, options: Mapping[str, Any]) -> Array:
 
 
 def _cumulative(record: Recorded) -> Iterator[Guess]:
-    for axis in range(record.arguments[0].ndim):
-        yield record.arguments[:1], {"axis": axis}
+    for exclusive, reverse in itertools.product((False, True), repeat=2):
+        for axis in range(record.arguments[0].ndim):
+            options = {"axis": axis, "exclusive": exclusive, "reverse": reverse}
+            yield record.arguments[:1], options
 
 
 @rule("cumulative", "cumsum", guesses=_cumulative)
 def cumulate(arguments: Arguments, options: Mapping[str, Any]) -> Array:
-    """Running sum along an axis."""
-    return np.asarray(np.cumsum(arguments[0], axis=options["axis"]))
+    """Running sum along an axis: "reverse" from its end, "exclusive" without the own place."""
+    x, axis = np.asarray(arguments[0], np.float64), options["axis"]
+    turned = np.flip(x, axis) if options.get("reverse") else x
+    made = np.cumsum(turned, axis=axis)
+    made = made - turned if options.get("exclusive") else made
+    return np.asarray(np.flip(made, axis) if options.get("reverse") else made)

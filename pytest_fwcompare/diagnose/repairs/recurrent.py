@@ -160,6 +160,38 @@ def directions(spot: Spot) -> Iterator[Candidate]:
 
 
 @repair("recurrent")
+def last_states(spot: Spot) -> Iterator[Candidate]:
+    """Last states of a backward direction: what it gave at the last step instead."""
+    options, value = spot.operation.options, spot.record.value
+    if options["output"] != 1 or not options["bidirectional"] or "sizes" in options:
+        return
+    sequence = attempt(spot.operation, output=0, squeezed=False)
+    if sequence is None or value.ndim != 3 or sequence.ndim != 3:
+        return
+    end = np.take(sequence, -1, axis=1 if options["batch_first"] else 0)
+    made = np.array(value)
+    made[-1] = end[..., value.shape[-1] :]
+    text = "the backward direction's output of the last step (reference: its last state)"
+    yield Candidate("initial-state", text, {spot.place: made}, places=(spot.place,))
+
+
+@repair("recurrent")
+def axes_exchanged(spot: Spot) -> Iterator[Candidate]:
+    """The batch read as time."""
+    operation = spot.operation
+    count = 2 if operation.options["cell"] == "lstm" else 1
+    x, given = operation.arguments[0], operation.arguments[1 : 1 + count]
+    if x.ndim != 3 or operation.options["output"] or any(np.any(state) for state in given):
+        return
+    steps = x.shape[1 if operation.options["batch_first"] else 0]
+    starts = [np.zeros((state.shape[0], steps, state.shape[-1])) for state in given]
+    arguments = (x, *starts, *operation.arguments[1 + count :])
+    text = "the batch read as the steps and the steps as the batch"
+    first = not operation.options["batch_first"]
+    yield from spot.arguments("flatten-order", text, *arguments, batch_first=first)
+
+
+@repair("recurrent")
 def states(spot: Spot) -> Iterator[Candidate]:
     """Another initial state: zeros, or that of another layer; the last state as another step."""
     operation = spot.operation
