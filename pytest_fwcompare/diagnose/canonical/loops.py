@@ -12,7 +12,12 @@ import numpy as np
 from pytest_fwcompare.backends.base import Array, Recorded
 from pytest_fwcompare.diagnose.canonical.fold import Fold, View
 from pytest_fwcompare.diagnose.operations import Folded, Operation, attempt, same
-from pytest_fwcompare.diagnose.operations.recurrent import GATES, recurrent
+from pytest_fwcompare.diagnose.operations.recurrent import (
+    CELL_ACTIVATIONS,
+    GATE_ACTIVATIONS,
+    GATES,
+    recurrent,
+)
 
 LOOPS = ("scan", "while", "statelesswhile", "tensorliststack")
 
@@ -145,12 +150,37 @@ def _recognised(
     held = _arrays(view, record)
     value, features = view.value(place), view.value(x).shape[-1]
     units = value.shape[-1]
-    for cell, gates in GATES.items():
-        for weights in _weights(held, cell, gates, features, units):
-            for own in _variants(cell):
-                if _first_step(view, place, x, cell, weights, own, units):
-                    return cell, weights, own, units
+    masks = _masks(view, place, x)
+    every: list[list[dict[str, Any]]] = [[{}], [{"keep": keep} for keep in masks]]
+    for skips in every:
+        for cell, gates in GATES.items():
+            for weights in _weights(held, cell, gates, features, units):
+                for own, skip in itertools.product(_variants(cell), skips):
+                    if _first_step(view, place, x, cell, weights, {**own, **skip}, units):
+                        return cell, weights, {**own, **skip}, units
     return None
+
+
+def _masks(view: View, place: int, x: int) -> list[Array]:
+    """Steps (batch, time) that a loop may skip: padding tokens, masks, rows of zeros.
+
+    Each also from the end, as a loop that reads backwards sees it.
+    """
+    time, batch = view.value(x).shape[:2]
+    found: list[Array] = [np.any(view.value(x) != 0, axis=-1).T]
+    for source in sorted(view.graph.upstream([place])):
+        record = view.graph.records[source]
+        for array in (record.value, *record.arguments):
+            if array.shape == (batch, time) and np.array_equal(array, np.round(array)):
+                found.append(array != 0)
+            elif array.shape == (time, batch) and np.array_equal(array, np.round(array)):
+                found.append((array != 0).T)
+    kept: list[Array] = []
+    for mask in found:
+        for one in (mask, mask[:, ::-1]):
+            if not one.all() and not any(np.array_equal(one, other) for other in kept):
+                kept.append(one)
+    return kept[:8]
 
 
 def _arrays(view: View, record: Recorded) -> dict[str, Array]:
@@ -175,6 +205,13 @@ def _variants(cell: str) -> Iterator[dict[str, Any]]:
         yield {"reset_before": True}
         yield {"update_swapped": True}
         yield {"reset_before": True, "update_swapped": True}
+    if cell in ("gru", "lstm"):
+        for name in GATE_ACTIVATIONS:
+            if name != "sigmoid":
+                yield {"gate_activation": name}
+        for name in CELL_ACTIVATIONS:
+            if name != "tanh":
+                yield {"cell_activation": name}
 
 
 def _first_step(
@@ -194,7 +231,10 @@ def _first_step(
         outputs = _outputs(value, given, cell)
         if outputs == (0,):
             short = (given[:1], *start, *weights.arguments())
-            first = attempt(Operation("recurrent", cell, short, {**base, "output": 0}, recurrent))
+            early = {**base, "output": 0}
+            if "keep" in early:
+                early["keep"] = early["keep"][:, :1]
+            first = attempt(Operation("recurrent", cell, short, early, recurrent))
             if first is None or not same(first, value[:1]):
                 continue
         for output in outputs:

@@ -44,6 +44,32 @@ def together(spot: Spot, **options: Any) -> dict[int, Any]:
     return values
 
 
+def both(spot: Spot, **options: Any) -> dict[int, Any]:
+    """The same of two layers that run beside each other, the directions of one; else none."""
+    for place in range(len(spot.graph)):
+        other = spot.replay.operation(place) if place != spot.place else None
+        if other is None or other.kind != "recurrent" or not _beside(spot, place):
+            continue
+        if other.options["cell"] == spot.operation.options["cell"]:
+            value = attempt(other, **options)
+            values = together(spot, **options)
+            return {**values, place: value} if value is not None and values else {}
+    return {}
+
+
+def _beside(spot: Spot, place: int) -> bool:
+    """Whether a layer of that shape reads what this one reads, and both are used for one thing."""
+    graph = spot.graph
+    if graph.records[place].value.shape != spot.record.value.shape:
+        return False
+    if spot.place in graph.upstream([place]) | graph.downstream([place]):
+        return False
+    sources = [spot.replay.source(p, 0) for p in (spot.place, place)]
+    read = [graph.upstream([p]) for p in sources if p is not None]
+    used = [graph.downstream([p]) for p in (spot.place, place)]
+    return len(read) == 2 and bool(read[0] & read[1]) and bool(used[0] & used[1])
+
+
 def _each_direction(spot: Spot, text: str, **options: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     """A change in all directions, and in one of them."""
     yield text, options
@@ -69,6 +95,7 @@ def _direction_name(spot: Spot, number: int) -> str:
 def _changes(spot: Spot) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Cause, text and options of every variant, for all directions at once."""
     cell = spot.operation.options["cell"]
+    given = spot.operation.options
     gates = GATES[cell]
     if gates > 1:
         letters = NAMES[cell]
@@ -76,14 +103,15 @@ def _changes(spot: Spot) -> Iterator[tuple[str, str, dict[str, Any]]]:
             if order != tuple(range(gates)):
                 text = f"gates in the order {''.join(letters[g] for g in order)}"
                 yield "gate-order", f"{text} (reference {letters})", {"order": order}
+        usual = given.get("gate_activation", "sigmoid")
         for name in GATE_ACTIVATIONS:
-            if name != "sigmoid":
+            if name != usual:
                 yield (
                     "activation-variant",
-                    f"gates by {name} (reference sigmoid)",
+                    f"gates by {name} (reference {usual})",
                     {"gate_activation": name},
                 )
-    own = "tanh" if gates > 1 else cell.removeprefix("rnn_")
+    own = given.get("cell_activation", "tanh" if gates > 1 else cell.removeprefix("rnn_"))
     for name in CELL_ACTIVATIONS:
         if name != own:
             text = f"cell activation {name} (reference {own})"
@@ -129,6 +157,8 @@ def variants(spot: Spot) -> Iterator[Candidate]:
             values = together(spot, **used)
             if values:
                 yield Candidate(cause, told, values)
+        if values := both(spot, **options):
+            yield Candidate(cause, f"{text} in both directions", values)
 
 
 @repair("recurrent")
@@ -157,6 +187,47 @@ def directions(spot: Spot) -> Iterator[Candidate]:
         yield Candidate("channel-order", text, {spot.place: swapped})
         text = "the directions added instead of joined"
         yield Candidate("cell-variant", text, {spot.place: first + second})
+
+
+@repair("recurrent")
+def read_padding(spot: Spot) -> Iterator[Candidate]:
+    """Steps that a mask skips read as the others."""
+    keep = spot.operation.options.get("keep")
+    if keep is None:
+        return
+    text = "steps that are masked not skipped"
+    yield Candidate("mask", text, together(spot, keep=None))
+    if values := both(spot, keep=None):
+        yield Candidate("mask", f"{text} in both directions", values)
+    # With zeros handed out where a step does not count, as packed sequences have them.
+    if spot.operation.options["output"] == 0:
+        weights = keep if spot.operation.options["batch_first"] else keep.T
+        value = spot.record.value * weights[..., None]
+        text = "zeros given out for steps that are masked"
+        yield Candidate("mask", text, {spot.place: value}, places=(spot.place,))
+
+
+@repair("recurrent")
+def first_of_backwards(spot: Spot) -> Iterator[Candidate]:
+    """The last state of a layer that reads backwards: what it gave after its first step."""
+    options = spot.operation.options
+    if options["output"] != 1 or options["bidirectional"] or "sizes" in options:
+        return
+    source = spot.replay.source(spot.place, 0)
+    before = spot.replay.operation(source) if source is not None else None
+    while before is not None and before.kind == "movement" and source is not None:
+        if before.options["move"] == "flip":
+            break
+        source = spot.replay.source(source, 0)
+        before = spot.replay.operation(source) if source is not None else None
+    if before is None or before.options.get("move") != "flip":
+        return
+    sequence = attempt(spot.operation, output=0, squeezed=False)
+    if sequence is not None and sequence.ndim == 3:
+        first = np.take(sequence, 0, axis=1 if options["batch_first"] else 0)
+        value = first.reshape(spot.record.value.shape)
+        text = "the backward direction's output of the last step (reference: its last state)"
+        yield Candidate("initial-state", text, {spot.place: value}, places=(spot.place,))
 
 
 @repair("recurrent")
