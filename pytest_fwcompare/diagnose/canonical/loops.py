@@ -151,7 +151,8 @@ def _recognised(
     value, features = view.value(place), view.value(x).shape[-1]
     units = value.shape[-1]
     masks = _masks(view, place, x)
-    every: list[list[dict[str, Any]]] = [[{}], [{"keep": keep} for keep in masks]]
+    zeroed: list[dict[str, Any]] = [{"keep": k, "zeroed": z} for k in masks for z in (False, True)]
+    every: list[list[dict[str, Any]]] = [[{}], zeroed]
     for skips in every:
         for cell, gates in GATES.items():
             for weights in _weights(held, cell, gates, features, units):

@@ -64,7 +64,7 @@ def recurrent(arguments: Arguments, options: Mapping[str, Any]) -> Array:
     "cell_limit" (of an LSTM's cell state), "zoneout" and "hidden_zoneout" (parts of the states
     before that are kept), "forgotten" (numbers of states that each step takes from the start),
     "zero_state", "start" (a number that fills the initial states), "keep" (batch, time) steps
-    that count.
+    that count; "zeroed": zeros given out for the others, not the state that is kept.
     """
     name = options["cell"]
     states = 2 if name == "lstm" else 1
@@ -221,6 +221,8 @@ def _direction(
         state = [start[n] if n in forgotten else s for n, s in enumerate(state)]
         state = cell.next(step, cell.gates(x[step]), state)
         outputs[step] = state[0]
+        if own.get("zeroed") and own.get("keep") is not None:
+            outputs[step] = np.where(own["keep"][:, step : step + 1], state[0], 0.0)
     if cell.reverse and own.get("unflipped"):
         outputs.reverse()
     return np.stack(outputs), state

@@ -199,12 +199,12 @@ def read_padding(spot: Spot) -> Iterator[Candidate]:
     yield Candidate("mask", text, together(spot, keep=None))
     if values := both(spot, keep=None):
         yield Candidate("mask", f"{text} in both directions", values)
-    # With zeros handed out where a step does not count, as packed sequences have them.
-    if spot.operation.options["output"] == 0:
-        weights = keep if spot.operation.options["batch_first"] else keep.T
-        value = spot.record.value * weights[..., None]
-        text = "zeros given out for steps that are masked"
-        yield Candidate("mask", text, {spot.place: value}, places=(spot.place,))
+    zeroed = not spot.operation.options.get("zeroed", False)
+    words = "zeros" if zeroed else "the state before"
+    text = f"{words} given out for steps that are masked"
+    yield Candidate("mask", text, together(spot, zeroed=zeroed))
+    if values := both(spot, zeroed=zeroed):
+        yield Candidate("mask", f"{text} in both directions", values)
 
 
 @repair("recurrent")
