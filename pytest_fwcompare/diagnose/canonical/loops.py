@@ -41,18 +41,16 @@ class Weights:
 
 def loops(view: View) -> Iterator[Fold]:
     """Folds of loops that a known cell reproduces."""
-    known: dict[tuple[int, ...], tuple[str, Weights, dict[str, Any], int]] = {}
-    for place in view.named(LOOPS):
-        record = view.graph.records[place]
-        sequences = [p for p in _taken(view, place) if view.value(p).ndim == 3]
-        key = (*_taken(view, place), hash(record.path))
-        for x in sequences:
+    known: dict[object, tuple[str, Weights, dict[str, Any], int] | None] = {}
+    # Sequences first: their first step tells at once whether a cell is the right one.
+    for place in sorted(view.named(LOOPS), key=lambda p: -view.value(p).ndim):
+        record, taken = view.graph.records[place], _taken(view, place)
+        for x in [p for p in taken if view.value(p).ndim == 3]:
+            key = x, taken, record.path, frozenset(record.parameters)
             if key not in known:
-                found = _recognised(view, place, record, x)
-                if found is None:
-                    continue
-                known[key] = found
-            fold = _folded(view, place, x, *known[key])
+                known[key] = _recognised(view, place, record, x)
+            found = known[key]
+            fold = _folded(view, place, x, *found) if found is not None else None
             if fold is not None:
                 yield fold
                 break
