@@ -186,7 +186,7 @@ CASES = [
             "target": Input(("batch", "target"), kind="tokens", high=VOCABULARY),
         },
         faults={
-            "encoder-epsilon": Fault("semantic", "encoder.norm1", "norm-epsilon"),
+            "encoder-epsilon": Fault("semantic", "encoder", "norm-epsilon", note="in both norms"),
             "gelu-tanh": Fault("semantic", "encoder.gelu", "activation-variant"),
             "sees-next": Fault("semantic", "decoder.own", "mask"),
             "cross-unmasked": Fault("semantic", "decoder.cross", "mask"),
