@@ -367,13 +367,9 @@ def unmasked_steps(spot: Spot) -> Iterator[Candidate]:
         for first in range(0, len(numbers), ways):
             choices[f" of layer {first // ways}"] = list(range(first, first + ways))
     for words, chosen in choices.items():
+        values = together(spot, beyond=padded, **{f"d{number}_keep": None for number in chosen})
         text = f"steps{words} beyond the end of a sequence not skipped"
-        read = {f"d{number}_keep": None for number in chosen}
-        yield Candidate("mask", text, together(spot, beyond=padded, **read))
-        # The layers before may give zeros for such steps, or the states that they keep.
-        if len(chosen) < len(numbers):
-            values = together(spot, beyond=padded, zeroed=True, **read)
-            yield Candidate("mask", f"{text}, which are zeros", values)
+        yield Candidate("mask", text, values)
 
 
 @repair("recurrent")
