@@ -6,7 +6,6 @@ model that changes nothing) is found out by as few looks as possible.
 
 from __future__ import annotations
 
-import _random
 import contextlib
 import ctypes
 import itertools
@@ -98,7 +97,7 @@ class Guarded:
         tables = [] if tree.scripted else [module.__dict__ for module in modules]
         self.attributes = [(table, table.copy()) for table in tables]
         self.dtype, self.grad = torch.get_default_dtype(), torch.is_grad_enabled()
-        self.python, self.stream = python_stream(), numpy_stream()
+        self.python, self.stream = random.getstate(), numpy_stream()
         self.finfo = torch.finfo
         self.rest = None
         if tree.cuda is not None:
@@ -137,8 +136,7 @@ class Guarded:
     def __exit__(self, *_: object) -> None:
         if torch.get_default_dtype() is not self.dtype:
             torch.set_default_dtype(self.dtype)
-        if python_stream() is not self.python:
-            random.setstate(self.python)
+        random.setstate(self.python)
         if numpy_stream() is not self.stream:
             np.random.set_state(self.stream)
         for now, before in self.attributes:
@@ -243,7 +241,6 @@ WORDS = 625
 """Of a Mersenne twister: 624 and a position, of four bytes each."""
 
 _numpy: _Stream | None = None
-_python: _Stream | None = None
 
 
 def numpy_stream() -> Any:
@@ -264,27 +261,3 @@ def numpy_stream() -> Any:
     if now != _numpy.seen:
         _numpy.seen, _numpy.state = now, np.random.get_state()
     return _numpy.state
-
-
-def python_stream() -> Any:
-    """The state of Python's global generator; the same object as long as nobody drew.
-
-    Its twister lies in the object, behind what every object begins with. That is looked up, not
-    documented: what is read there is held against the state that Python gives, and where it is
-    something else the state is asked for every time.
-    """
-    global _python
-    generator: Any = random.getstate.__self__  # type: ignore[attr-defined]
-    if _python is not None and _python.generator is generator:
-        now = _python.memory.raw
-        if now == _python.seen and _python.state[2] == generator.gauss_next:
-            return _python.state
-    state = random.getstate()
-    _python = None
-    if _random.Random.__basicsize__ >= object.__basicsize__ + WORDS * 4:
-        place = id(generator) + object.__basicsize__
-        memory = (ctypes.c_char * (WORDS * 4)).from_address(place)
-        seen, words = memory.raw, state[1]
-        if np.frombuffer(seen, np.uint32).tolist() == [words[-1], *words[:-1]]:
-            _python = _Stream(generator, memory, seen, state)
-    return state
