@@ -139,6 +139,9 @@ def number(spot: Spot) -> Iterator[Candidate]:
     for made in spot.solved(
         cause, label, "number", own, sorted({*grid, own * 0.999, own * 1.001})
     ):
+        # Any factor before an activation is some number: only one that is written is a parameter.
+        if cause == "activation-parameter" and made.fitted:
+            continue
         if cause != "reduction" or is_count(made.number):
             yield made
     if function in ("multiply", "divide"):
@@ -284,7 +287,8 @@ def scaled(spot: Spot) -> Iterator[Candidate]:
         return
     for factor, value in factors(spot, spot.record.value):
         text = f"a factor of {factor:.10g} (reference 1)"
-        yield Candidate(cause, text, {spot.place: value}, fitted=is_fitted(factor))
+        if cause != "activation-parameter" or not is_fitted(factor):
+            yield Candidate(cause, text, {spot.place: value}, fitted=is_fitted(factor))
 
 
 def factors(spot: Spot, value: Array) -> Iterator[tuple[float, Array]]:

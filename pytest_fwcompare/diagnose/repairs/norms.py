@@ -13,8 +13,8 @@ from pytest_fwcompare.diagnose.operations.norms import axis_sets
 from pytest_fwcompare.diagnose.prove import Candidate, is_fitted
 from pytest_fwcompare.diagnose.repairs.base import Spot, decades, repair, show
 
-SAME_SCALE = 1e-4
-"""Relative difference up to which a scale is a number of few digits."""
+SAME_SCALE = 1e-3
+"""Relative difference up to which a scale, told by three digits, is a number of few digits."""
 
 
 @repair("norm")
@@ -28,7 +28,7 @@ def epsilon(spot: Spot) -> Iterator[Candidate]:
         yield from spot.solved("norm-epsilon", text, "eps", eps, within, outside=False)
     yield from spot.change("norm-epsilon", f"no epsilon (reference {show(eps)})", eps=0.0)
     for made in spot.solved("norm-epsilon", "epsilon", "eps", eps, decades(-16, 1, 1)):
-        scaled = made.fitted and _is_of_a_scale(made.number, eps)
+        scaled = _is_of_a_scale(made.number, eps)
         if not scaled and not _is_scaled(spot, eps, made.number):
             yield made
     yield from spot.change("norm-epsilon", "epsilon added after the root", outside=True)
@@ -42,8 +42,10 @@ def _is_of_a_scale(epsilon: float, own: float) -> bool:
     """Whether a number that nobody writes stands for a scale of what is normalised.
 
     A tensor times c has the norm that the tensor itself has with epsilon / c^2, so that c = 1.07
-    looks like an epsilon of 8.734e-06.
+    looks like an epsilon of 8.73e-06.
     """
+    if float(f"{epsilon:.2g}") == epsilon:
+        return False
     scale = float((own / epsilon) ** 0.5) if epsilon > 0 and own > 0 else 0.0
     written = float(f"{scale:.3g}")
     return scale > 0 and abs(scale - written) < SAME_SCALE * scale
