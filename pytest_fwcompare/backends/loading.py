@@ -16,7 +16,9 @@ def check_values(role: str, parameters: Iterable[Parameter], values: Mapping[str
     Args:
         role: of the side, for the message.
         parameters: all that the side has.
-        values: by parameter name, in the side's own layout; they need not be all.
+        values: by parameter name, in the side's own layout; they need not be all. Those that a
+            mapping makes when they are asked for are made for these very shapes, and are not
+            made a second time to be looked at.
 
     Raises:
         UsageError: a name is unknown or a shape differs.
@@ -27,7 +29,7 @@ def check_values(role: str, parameters: Iterable[Parameter], values: Mapping[str
             f"{role}: no parameter {', '.join(map(repr, unknown))} in the model; its parameters "
             f"are {', '.join(shapes) or 'none'}"
         )
-    for name, value in values.items():
+    for name, value in values.items() if isinstance(values, dict) else ():
         if np.shape(value) != shapes[name]:
             raise UsageError(
                 f"{role}: parameter {name!r} has shape {shapes[name]}, got values of shape "
