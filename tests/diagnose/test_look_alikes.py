@@ -163,3 +163,19 @@ def test_a_parameter_added_behind_a_scale() -> None:
     found = judged(False, True, net=Scaled)
     assert found.cause == "bias"
     assert "the parameter added after mul" in found.evidence[0]
+
+
+@pytest.mark.parametrize(
+    ("temperature", "cause"),
+    [
+        (1.001 * 0.15, "activation-parameter"),  # written as a share of the reference's
+        (0.1501, "activation-parameter"),
+        (0.15 * 1.234567, None),  # a number that nobody writes: whatever made it so, it is unknown
+    ],
+)
+def test_a_temperature_is_named_if_somebody_would_write_it(temperature, cause) -> None:
+    def net(divisor):
+        return lambda a, b: torch.softmax((a + b) / divisor, -1)
+
+    found = judged(net(0.15), net(temperature))
+    assert (found.verdict, found.cause) == ("semantic", cause), found.evidence

@@ -140,7 +140,7 @@ def number(spot: Spot) -> Iterator[Candidate]:
         cause, label, "number", own, sorted({*grid, own * 0.999, own * 1.001})
     ):
         # Any factor before an activation is some number: only one that is written is a parameter.
-        if cause == "activation-parameter" and made.fitted:
+        if cause == "activation-parameter" and made.fitted and not _is_written(made.number, own):
             continue
         if cause != "reduction" or is_count(made.number):
             yield made
@@ -148,6 +148,12 @@ def number(spot: Spot) -> Iterator[Candidate]:
         x = np.asarray(spot.operation.arguments[0], np.float64)
         text = f"no {label} (reference {show(own)})"
         yield Candidate(cause, text, {spot.place: x}, weak=True)
+
+
+def _is_written(number: float, own: float) -> bool:
+    """Whether a number has at most four digits, or stands in such a ratio to the reference's."""
+    ratios = (number, number / own) if own else (number,)
+    return any(abs(float(f"{ratio:.4g}") - ratio) <= 1e-9 * abs(ratio) for ratio in ratios)
 
 
 def is_count(number: float) -> bool:
