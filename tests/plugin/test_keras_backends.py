@@ -59,6 +59,7 @@ def test_port(fwcompare_port, name):
 def test_each_fault_gets_its_answer_in_every_report(pytester, monkeypatch, on):
     pytest.importorskip(on)
     monkeypatch.setenv("KERAS_BACKEND", on)
+    monkeypatch.delenv("CI", raising=False)  # pytest repeats whole messages there
     monkeypatch.setenv("FWCOMPARE_TESTS_PLANTED", "1")
     monkeypatch.setenv("PYTHONPATH", str(PLANTED), prepend=os.pathsep)
     pytester.makepyfile(PROJECT.format(forward=FORWARD[on], backward=BACKWARD[on]))
