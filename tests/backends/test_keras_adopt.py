@@ -187,6 +187,19 @@ def test_options_and_buffers_and_frozen_kernels():
     assert [w.name for w in model.trainable_weights] == ["gamma", "beta"]
 
 
+def test_a_lambda_in_a_layer_is_read_without_a_warning():
+    """Keras warns of it whenever it writes one down; warnings are errors in this suite."""
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3, activation=lambda x: x * x)])
+    facts = (
+        backend("keras")
+        .adopt(model, dtype="float32", device="cpu", mode="eager", own=False)
+        .parameters()
+    )
+    assert facts[0].options["units"] == 3
+    with pytest.warns(UserWarning, match="lambda"):
+        model.layers[0].get_config()
+
+
 def test_equal_paths_are_told_apart():
     first, second = (keras.Sequential([layers.Dense(2, name="same")]) for _ in range(2))
     x = keras.Input((2,))

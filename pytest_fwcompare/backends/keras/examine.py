@@ -23,6 +23,7 @@ from pytest_fwcompare.backends.keras.calls import Call
 from pytest_fwcompare.backends.keras.documented import Undocumented, documented
 from pytest_fwcompare.backends.keras.examined import Examined, Formula, Job
 from pytest_fwcompare.backends.keras.formula import run_formula
+from pytest_fwcompare.backends.layer_trees import reading
 from pytest_fwcompare.errors import FwcompareError
 
 MOST = 20_000_000
@@ -118,9 +119,11 @@ def _formula(call: Call, kind: str) -> Formula:
         raise Undocumented(f"{size:,} values are too many for NumPy")
     if left := [name for name in call.keywords if name not in INPUTS]:
         raise Undocumented(f"called with {', '.join(left)}")
+    with reading():
+        config = call.layer.get_config()
     found = documented(
         kind,
-        call.layer.get_config(),
+        config,
         [tensor.shape for tensor in call.tensors],
         [tensor.dtype.name for tensor in call.tensors],
         call.options,
@@ -148,7 +151,8 @@ def _job(call: Call, cotangents: dict[str, Any]) -> Job:
             return replace(job, reason=said)
         sources[kind.__module__] = {"module": kind.__module__, "file": str(Path(file).resolve())}
     try:
-        layer = json.dumps(keras.saving.serialize_keras_object(call.layer))
+        with reading():
+            layer = json.dumps(keras.saving.serialize_keras_object(call.layer))
     except Exception as error:  # whatever the user's get_config raises
         said = f"{call.kind} cannot be written as configuration: {type(error).__name__}: {error}"
         return replace(job, reason=said)
