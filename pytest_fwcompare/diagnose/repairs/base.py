@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +51,15 @@ class Spot:
     def value(self) -> Array:
         """The value there in the axis order of the operation's arguments."""
         return self.operation.inward(self.record.value)
+
+    def after(self, changed: Mapping[int, Array], place: int) -> Array | None:
+        """The value at a place after changes elsewhere, if it can be computed."""
+        for at, value in self.replay.run(changed):
+            if at == place:
+                return value
+            if at > place:
+                break
+        return None
 
     def change(
         self, cause: str, change: str, *, weak: bool = False, **options: Any

@@ -28,7 +28,7 @@ def norm_first(spot: Spot) -> Iterator[Candidate]:
             continue
         if source not in [spot.replay.source(place, number) for number in (0, 1)]:
             continue
-        total = _value(spot, {spot.place: x}, place)
+        total = spot.after({spot.place: x}, place)
         made = None if total is None else _normed(spot, total)
         if made is not None:
             text = "the sum normalised instead of what goes into its summand"
@@ -49,7 +49,7 @@ def norm_last(spot: Spot) -> Iterator[Candidate]:
             continue
         x = np.asarray(spot.graph.records[source].value, np.float64)
         normed = _normed(spot, x)
-        summand = None if normed is None else _value(spot, {source: normed}, other)
+        summand = None if normed is None else spot.after({source: normed}, other)
         if summand is not None and summand.shape == x.shape:
             text = "what goes into the summand normalised instead of the sum"
             yield Candidate("residual", text, {spot.place: x + summand}, places=(spot.place,))
@@ -78,13 +78,3 @@ def beside(spot: Spot) -> Iterator[Candidate]:
 def _normed(spot: Spot, value: Array) -> Array | None:
     """The norm of the spot of another tensor."""
     return attempt(spot.operation, (spot.operation.taken(0, value),))
-
-
-def _value(spot: Spot, changed: dict[int, Array], place: int) -> Array | None:
-    """The value at a place after changes, if it can be computed."""
-    for at, value in spot.replay.run(changed):
-        if at == place:
-            return value
-        if at > place:
-            break
-    return None

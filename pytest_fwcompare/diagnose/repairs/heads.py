@@ -216,7 +216,7 @@ def heads(spot: Spot) -> Iterator[Candidate]:
 
 def _joined_too(spot: Spot, changed: dict[int, Array], mix: int, text: str) -> Iterator[Candidate]:
     """The heads merged without a transposition as well."""
-    made = dict(spot.replay.run(changed)).get(mix)
+    made = spot.after(changed, mix)
     if made is None or made.ndim != 4:
         return
     for axes in ((0, 2, 1, 3), (0, 1, 2, 3)):

@@ -83,16 +83,6 @@ def _next_norms(spot: Spot, place: int) -> list[int]:
     return [p for p in sorted(spot.graph.consumers[place]) if spot.replay.kind(p) == "norm"]
 
 
-def _value(spot: Spot, changed: dict[int, Array], place: int) -> Array | None:
-    """The value at a place after changes, if it can be computed."""
-    for at, value in spot.replay.run(changed):
-        if at == place:
-            return value
-        if at > place:
-            break
-    return None
-
-
 def _normed(spot: Spot, norm: int, value: Array) -> Array | None:
     operation = spot.replay.operation(norm)
     if operation is None:
@@ -124,7 +114,7 @@ def _moved_back(spot: Spot, behind: bool) -> tuple[dict[int, Array], int]:
         if stream is None:
             stream = np.asarray(spot.graph.records[layer.stream].value, np.float64)
         end = layer.branch if behind else layer.total
-        made = _value(spot, {layer.stream: stream, norm: stream}, end)
+        made = spot.after({layer.stream: stream, norm: stream}, end)
         normed = None if made is None else _normed(spot, norm, made)
         if normed is None or normed.shape != stream.shape:
             break
@@ -170,7 +160,7 @@ def _before_sublayers(spot: Spot, norm: int) -> Iterator[Candidate]:
         if stream is None:
             stream = np.asarray(spot.graph.records[layer.stream].value, np.float64)
         normed = _normed(spot, norm, stream)
-        branch = None if normed is None else _value(spot, {layer.stream: normed}, layer.branch)
+        branch = None if normed is None else spot.after({layer.stream: normed}, layer.branch)
         if branch is None or branch.shape != stream.shape:
             break
         stream = stream + branch

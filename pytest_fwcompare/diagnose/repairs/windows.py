@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pytest_fwcompare.backends.base import Array
 from pytest_fwcompare.diagnose.prove import Candidate
 from pytest_fwcompare.diagnose.repairs.base import Spot, repair
 from pytest_fwcompare.diagnose.repairs.order import order_cause
@@ -56,7 +55,7 @@ def never_moved(spot: Spot) -> Iterator[Candidate]:
         assert one is not None
         assert two is not None
         cut = np.asarray(one.arguments[0], np.float64).reshape(_shape(spot, first))
-        given = _value(spot, {first: cut}, spot.graph.inputs[last][0], last)
+        given = spot.after({first: cut}, spot.graph.inputs[last][0])
         if given is None or given.size != spot.graph.records[last].value.size:
             continue
         text = "reshaped instead of transposed, there and back"
@@ -83,13 +82,3 @@ def _partners(spot: Spot) -> list[int]:
         if len(axes) == len(own) and tuple(np.argsort(axes)) == own:
             found.append(place)
     return found[:2]
-
-
-def _value(spot: Spot, changed: dict[int, Array], place: int, end: int) -> Array | None:
-    """The value at a place after changes; None where it cannot be computed before `end`."""
-    for at, value in spot.replay.run(changed):
-        if at == place:
-            return value
-        if at >= end:
-            break
-    return None
