@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pytest_fwcompare.backends.base import Argument, Array
+from pytest_fwcompare.backends.base import Argument, Array, Built, Gradients, Side
 from pytest_fwcompare.backends.keras.examined import Formula, Ran
 from pytest_fwcompare.backends.registry import backend
 
@@ -30,17 +30,50 @@ def run_formula(
     Raises:
         FwcompareError: it cannot be run.
     """
-    network = formula.network
-    shapes = {name: spec.shape for name, spec in network.parameters().items()}
+    held = _canonical(formula, weights)
+    built, side = _built(formula, framework, dtype)
+    with side:
+        outputs, gradients, narrow = _passes(side, built, held, tensors, cotangents)
+    return Ran(
+        _numbered(built, outputs),
+        _turned_back(formula, built, gradients),
+        {name: wide(value) for name, value in _numbered(built, narrow).items()},
+    )
+
+
+def _canonical(formula: Formula, weights: Sequence[Array]) -> dict[str, Array]:
+    """Float64 values of the described network's parameters, from the layer's weights."""
+    shapes = _shapes(formula)
     held: dict[str, Array] = {}
     for key, names, transform in formula.stored:
         value = weights[int(key.removeprefix("weight "))].astype("float64")
         parts = transform.adjoint(value, *(shapes[name] for name in names))
         held |= dict(zip(names, parts, strict=True))
+    return held
+
+
+def _shapes(formula: Formula) -> dict[str, tuple[int, ...]]:
+    """Shapes of the described network's parameters."""
+    return {name: spec.shape for name, spec in formula.network.parameters().items()}
+
+
+def _built(formula: Formula, framework: str, dtype: str) -> tuple[Built, Side]:
+    """The described network in a framework."""
     runner = backend(framework)
     working = dtype if dtype in runner.dtypes else "float32"
-    built = runner.build(network, dtype=working)
+    built = runner.build(formula.network, dtype=working)
     side = runner.adopt(built.model, dtype=working, device="cpu", mode="eager", own=True)
+    return built, side
+
+
+def _passes(
+    side: Side,
+    built: Built,
+    held: Mapping[str, Array],
+    tensors: Sequence[Array],
+    cotangents: Mapping[str, Array],
+) -> tuple[Mapping[str, Array], Gradients, Mapping[str, Array]]:
+    """Float64 outputs and gradients, and working outputs, in the axis order of the framework."""
     given = [
         Argument(f"x{n}", turned(tensor, built.input_axes.get(f"x{n}")))
         for n, tensor in enumerate(tensors)
@@ -49,18 +82,31 @@ def run_formula(
         place.parameter: place.transform.apply(*(held[name] for name in place.sources))
         for place in built.placements
     }
-    with side:
-        side.prepare(given)
-        side.load(native, "double")
-        passed = side.forward(given, precision="double")
-        found = passed.backward(
-            {
-                name: turned(cotangents["output 0"], built.output_axes.get(name))
-                for name in passed.outputs
-            }
-        )
-        side.load(native, "working")
-        narrow = side.forward(given, precision="working", gradients=False).outputs
+    side.prepare(given)
+    side.load(native, "double")
+    passed = side.forward(given, precision="double")
+    gradients = passed.backward(
+        {
+            name: turned(cotangents["output 0"], built.output_axes.get(name))
+            for name in passed.outputs
+        }
+    )
+    side.load(native, "working")
+    narrow = side.forward(given, precision="working", gradients=False).outputs
+    return passed.outputs, gradients, narrow
+
+
+def _numbered(built: Built, outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Outputs of the framework as those of the layer."""
+    return {
+        f"output {n}": turned(value, built.output_axes.get(name), back=True)
+        for n, (name, value) in enumerate(outputs.items())
+    }
+
+
+def _turned_back(formula: Formula, built: Built, found: Gradients) -> dict[str, Array]:
+    """Gradients of the framework as those of the layer's inputs and weights."""
+    shapes = _shapes(formula)
     canonical: dict[str, Array] = {}
     for place in built.placements:
         gradient = found.parameters.get(place.parameter)
@@ -75,15 +121,7 @@ def run_formula(
     for key, names, transform in formula.stored:
         if all(name in canonical for name in names):
             gradients[key] = transform.apply(*(canonical[name] for name in names))
-
-    def numbered(outputs: Mapping[str, Array]) -> dict[str, Array]:
-        return {
-            f"output {n}": turned(value, built.output_axes.get(name), back=True)
-            for n, (name, value) in enumerate(outputs.items())
-        }
-
-    narrowed = {name: wide(value) for name, value in numbered(narrow).items()}
-    return Ran(numbered(passed.outputs), gradients, narrowed)
+    return gradients
 
 
 def turned(value: Array, axes: Sequence[int] | None, *, back: bool = False) -> Array:
