@@ -15,7 +15,7 @@ import numpy as np
 
 from pytest_fwcompare.backends.base import Array, Recorded
 from pytest_fwcompare.diagnose import Diagnosis
-from pytest_fwcompare.diagnose.gradients import blame
+from pytest_fwcompare.diagnose.gradient_paths import blame
 from pytest_fwcompare.diagnose.locate import Sides
 from pytest_fwcompare.diagnose.operations import Operation
 from pytest_fwcompare.diagnose.replay import Replay
