@@ -5,7 +5,7 @@ Pure NumPy: knows arrays and names, no framework.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -75,6 +75,7 @@ def diagnose(
     port_working_outputs: Mapping[str, Array] | None = None,
     verdict: str = "semantic",
     sides: Sides | None = None,
+    gradients_in_doubt: Callable[[], bool] = lambda: True,
 ) -> Diagnosis:
     """Name the culprit, and the cause where it can be proved.
 
@@ -94,6 +95,8 @@ def diagnose(
         verdict: what the judge said. For "precision" and "nonfinite" a formula that cancels or
             overflows is looked for, and a place where the port rounds to a narrower dtype.
         sides: both passes, where they have been aligned already.
+        gradients_in_doubt: whether the port's gradients may not be the derivatives of its own
+            outputs; asked where the forward passes part, before the gradients are looked at.
     """
     from pytest_fwcompare.diagnose.explain import explain
 
@@ -109,4 +112,5 @@ def diagnose(
         port_working_outputs=port_working_outputs or {},
         verdict=verdict,
         sides=sides,
+        gradients_in_doubt=gradients_in_doubt,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import thread_time
 
@@ -10,9 +10,10 @@ import numpy as np
 
 from pytest_fwcompare.backends.base import Array, Parameter, Recorded
 from pytest_fwcompare.diagnose import BufferChange, Diagnosis
+from pytest_fwcompare.diagnose.beside import Repaired, gradients_beside
 from pytest_fwcompare.diagnose.graph import Graph, common_ancestor
 from pytest_fwcompare.diagnose.locate import FINE, Sides
-from pytest_fwcompare.diagnose.operations import normalised
+from pytest_fwcompare.diagnose.operations import Operation, normalised
 from pytest_fwcompare.diagnose.operations.elementwise import BINARY_NAMES
 from pytest_fwcompare.diagnose.operations.recurrent import GATES
 from pytest_fwcompare.diagnose.prove import Candidate, Proof, Prover
@@ -48,6 +49,14 @@ FAULTS = 6
 """Independent differences that are searched for."""
 
 
+@dataclass(frozen=True)
+class Walk:
+    """The differences of the forward passes, and both passes with these repaired."""
+
+    found: list[Diagnosis]
+    repaired: Repaired
+
+
 def explain(
     reference_records: Sequence[Recorded],
     port_records: Sequence[Recorded],
@@ -61,6 +70,7 @@ def explain(
     port_working_outputs: Mapping[str, Array],
     verdict: str,
     sides: Sides | None = None,
+    gradients_in_doubt: Callable[[], bool],
 ) -> Diagnosis:
     """See `pytest_fwcompare.diagnose.diagnose`."""
     from pytest_fwcompare.diagnose.arranged import explain_arrangement
@@ -81,7 +91,8 @@ def explain(
         if kinks := explain_kinks(sides):
             return replace(kinks[0], others=tuple(kinks[1:]))
     deadline = thread_time() + BUDGET_S
-    found = _in_loops(sides, deadline) or forward(sides, deadline)
+    walk = _in_loops(sides, deadline) or forward(sides, deadline)
+    found = walk.found
     if not found and verdict == "semantic":
         found = explain_arrangement(sides, reference_outputs, port_outputs, deadline)
     if not found or found[0].cause is None:
@@ -106,20 +117,25 @@ def explain(
     if not found:
         return Diagnosis()
     first = united(found, sides)
+    if walk.found and verdict == "semantic" and gradients_in_doubt():
+        deadline = min(deadline, thread_time() + FURTHER_S)
+        found += gradients_beside(
+            walk.repaired, parameter_gradient_mismatch, reference_layers, deadline
+        )
     return replace(first, others=tuple(found[1:]))
 
 
-def _in_loops(sides: Sides, deadline: float) -> list[Diagnosis]:
+def _in_loops(sides: Sides, deadline: float) -> Walk | None:
     """Differences that lie in loops over steps, where those are read as recurrent layers.
 
     A port may run the steps in a loop of its framework's, which shows none of them.
     """
-    if not sides.culprits():
-        return []
-    rolled = sides.rolled()
-    found = forward(rolled, deadline) if rolled is not None else []
-    proved = all(diagnosis.cause is not None for diagnosis in found)
-    return found if proved and any(d.operation in GATES for d in found) else []
+    rolled = sides.rolled() if sides.culprits() else None
+    if rolled is None:
+        return None
+    walk = forward(rolled, deadline)
+    proved = all(diagnosis.cause is not None for diagnosis in walk.found)
+    return walk if proved and any(d.operation in GATES for d in walk.found) else None
 
 
 def _suspects(sides: Sides, found: Sequence[Diagnosis], deadline: float) -> list[Diagnosis]:
@@ -143,14 +159,16 @@ def _suspects(sides: Sides, found: Sequence[Diagnosis], deadline: float) -> list
 def _finer(sides: Sides, deadline: float) -> list[Diagnosis]:
     """Differences below the usual tolerance. Rounding reaches them, so only proved ones count."""
     for tolerance in FINE:
-        found = [d for d in forward(sides.at(tolerance), deadline) if d.cause is not None]
+        walk = forward(sides.at(tolerance), deadline)
+        found = [diagnosis for diagnosis in walk.found if diagnosis.cause is not None]
         if found:
             return found
     return []
 
 
-def forward(sides: Sides, deadline: float = float("inf")) -> list[Diagnosis]:
+def forward(sides: Sides, deadline: float = float("inf")) -> Walk:
     """Differences of the forward passes, in data-flow order, each repaired before the next."""
+    before, operations = sides, dict[int, Operation]()
     found: dict[int, tuple[Diagnosis, Success | None]] = {}
     done: set[int] = set()
     while len(found) < FAULTS:
@@ -168,12 +186,15 @@ def forward(sides: Sides, deadline: float = float("inf")) -> list[Diagnosis]:
         if success is not None:
             values = dict(success.spot.replay.run(success.candidate.values))
             sides = sides.repaired(values, success.candidate.values)
+            if success.candidate.operation is not None:
+                operations[success.spot.place] = success.candidate.operation
             deadline = min(deadline, thread_time() + FURTHER_S)
             # What is right once another place is repaired was no culprit.
             found = {p: f for p, f in found.items() if f[1] is not None or not sides.right[p]}
     rows = list(found.values())
     alone = [success is not None and success.proof.alone for _, success in rows]
-    return _followed([diagnosis for diagnosis, _ in rows], alone)
+    made = _followed([diagnosis for diagnosis, _ in rows], alone)
+    return Walk(made, Repaired(sides, before, operations))
 
 
 def _is_part_of_sum(graph: Graph, place: int) -> bool:

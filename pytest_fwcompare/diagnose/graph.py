@@ -99,6 +99,19 @@ class Graph:
             )
         return other
 
+    def with_gradients(self, gradients: Mapping[int, Array]) -> Graph:
+        """The same graph with some gradients replaced.
+
+        Args:
+            gradients: by position.
+        """
+        other = copy(self)
+        other.records = [
+            replace(record, gradient=gradients.get(place, record.gradient))
+            for place, record in enumerate(self.records)
+        ]
+        return other
+
     @cached_property
     def paths(self) -> frozenset[str]:
         """Paths of all modules seen."""

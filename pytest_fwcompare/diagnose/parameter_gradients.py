@@ -94,6 +94,24 @@ def _parameter_cause(
     return None, ""
 
 
+def gradient_of_uses(
+    graph: Graph, name: str, uses: Sequence[int], shape: tuple[int, ...]
+) -> Array | None:
+    """Gradient of a parameter: the sum over its uses; None where one of them is not known.
+
+    Args:
+        graph: of the reference.
+        name: of the parameter.
+        uses: operations that use it.
+        shape: of it.
+    """
+    replay = Replay(graph)
+    parts = [_use(graph, replay, place, shape) for place in uses]
+    if any(part is None for part in parts):
+        return None
+    return sum((part for part in parts if part is not None), np.zeros(shape))
+
+
 def _use(graph: Graph, replay: Replay, place: int, shape: tuple[int, ...]) -> Array | None:
     """Gradient that one use of a weight sends back to it."""
     operation, gradient = replay.operation(place), graph.records[place].gradient
@@ -101,10 +119,10 @@ def _use(graph: Graph, replay: Replay, place: int, shape: tuple[int, ...]) -> Ar
         return None
     if operation.kind == "movement" and operation.arguments[0].shape == shape:
         return adjoint(operation, 0, gradient)
-    if operation.kind == "linear":
+    if operation.kind == "linear" and len(shape) == 2:
         x = operation.arguments[0].reshape(-1, shape[1])
         return np.asarray(gradient.reshape(-1, shape[0]).T @ x)
-    if operation.kind == "embedding":
+    if operation.kind == "embedding" and len(shape) == 2:
         total = np.zeros(shape)
         indices = operation.arguments[0].astype(np.int64).reshape(-1)
         np.add.at(total, indices, gradient.reshape(-1, shape[1]))

@@ -11,7 +11,7 @@ import numpy as np
 
 from pytest_fwcompare.backends.base import Array
 from pytest_fwcompare.diagnose.align import Index, contents, fingerprint
-from pytest_fwcompare.diagnose.operations import same
+from pytest_fwcompare.diagnose.operations import Operation, same
 
 if TYPE_CHECKING:
     from pytest_fwcompare.diagnose.locate import Sides
@@ -74,6 +74,8 @@ class Candidate:
         fitted: a number of many digits was solved for, so that a change without one that explains
             as much is the likelier.
         number: the number that was solved for, if one was.
+        operation: the changed operation, where one operation was changed and nothing else, so
+            that it can be computed with other arguments; None where nobody says.
     """
 
     cause: str
@@ -84,6 +86,7 @@ class Candidate:
     culprit: tuple[str, tuple[str, str] | None] | None = None
     fitted: bool = False
     number: float = np.nan
+    operation: Operation | None = field(default=None, repr=False)
 
 
 TELLING = 3

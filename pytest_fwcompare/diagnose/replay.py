@@ -14,11 +14,13 @@ class Replay:
 
     Args:
         graph: the recorded pass.
+        known: operations that are known without looking: those that a repair has changed.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, known: Mapping[int, Operation] | None = None) -> None:
         self.graph = graph
-        self._operations: dict[int, Operation | None] = {}
+        self.known = dict(known or {})
+        self._operations: dict[int, Operation | None] = dict(self.known)
 
     def operation(self, place: int) -> Operation | None:
         """The operation there, if NumPy reproduces its value; else None."""
@@ -41,6 +43,16 @@ class Replay:
         number = self._numbers(place)[argument] if self.operation(place) else None
         made = self.graph.sources(place)[number] if number is not None else None
         return made if isinstance(made, int) else None
+
+    def slots(self, place: int, name: str) -> list[int]:
+        """Arguments of the understood operation that are a parameter; empty where none is."""
+        if self.operation(place) is None:
+            return []
+        sources = self.graph.sources(place)
+        numbers = self._numbers(place)
+        return [
+            s for s, number in enumerate(numbers) if number is not None and sources[number] == name
+        ]
 
     def _numbers(self, place: int) -> list[int | None]:
         """For each argument of the understood operation, its number in the record."""

@@ -65,9 +65,15 @@ class Spot:
         self, cause: str, change: str, *, weak: bool = False, **options: Any
     ) -> Iterator[Candidate]:
         """The candidate with options of the operation changed, if the change fits."""
-        value = attempt(self.operation, **options)
+        yield from self.operated(cause, change, self.operation.with_options(**options), weak)
+
+    def operated(
+        self, cause: str, change: str, operation: Operation, weak: bool = False
+    ) -> Iterator[Candidate]:
+        """The candidate with another operation of the same arguments, if these fit it."""
+        value = attempt(operation)
         if value is not None:
-            yield Candidate(cause, change, {self.place: value}, weak)
+            yield Candidate(cause, change, {self.place: value}, weak, operation=operation)
 
     def arguments(
         self, cause: str, change: str, *values: Array, weak: bool = False, **options: Any
@@ -109,7 +115,15 @@ class Spot:
                 some = True
                 text = f"{label}={number:.10g} (reference {show(reference)})"
                 values = {self.place: value}
-                yield Candidate(cause, text, values, fitted=is_fitted(number), number=number)
+                changed = self.operation.with_options(**{option: number, **fixed})
+                yield Candidate(
+                    cause,
+                    text,
+                    values,
+                    fitted=is_fitted(number),
+                    number=number,
+                    operation=changed,
+                )
 
     def _fused(self) -> Callable[[Array], Iterator[tuple[int, Array]]] | None:
         """What follows a value that the port fuses with a reduction, or has with another sign."""
