@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from pytest_fwcompare.comparing.doubt import gradients_in_doubt
 from pytest_fwcompare.diagnose import BufferChange, Diagnosis, diagnose
 from pytest_fwcompare.diagnose.held import without_weights
 from pytest_fwcompare.diagnose.hints import hints
@@ -388,6 +389,9 @@ def trace_sides(
         port_working_outputs=working,
         verdict=verdict,
         sides=sides,
+        gradients_in_doubt=lambda: (
+            pair.backward and gradients_in_doubt(pair, point, port, training=training)
+        ),
     )
     return Traced(found, sides, point)
 

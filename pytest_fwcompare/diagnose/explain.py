@@ -11,6 +11,7 @@ import numpy as np
 from pytest_fwcompare.backends.base import Array, Parameter, Recorded
 from pytest_fwcompare.diagnose import BufferChange, Diagnosis
 from pytest_fwcompare.diagnose.beside import Repaired, gradients_beside
+from pytest_fwcompare.diagnose.changed import changed_operation
 from pytest_fwcompare.diagnose.graph import Graph, common_ancestor
 from pytest_fwcompare.diagnose.locate import FINE, Sides
 from pytest_fwcompare.diagnose.operations import Operation, normalised
@@ -186,8 +187,10 @@ def forward(sides: Sides, deadline: float = float("inf")) -> Walk:
         if success is not None:
             values = dict(success.spot.replay.run(success.candidate.values))
             sides = sides.repaired(values, success.candidate.values)
-            if success.candidate.operation is not None:
-                operations[success.spot.place] = success.candidate.operation
+            spot, candidate = success.spot, success.candidate
+            changed = changed_operation(spot.place, spot.operation, candidate)
+            if changed is not None:
+                operations[spot.place] = changed
             deadline = min(deadline, thread_time() + FURTHER_S)
             # What is right once another place is repaired was no culprit.
             found = {p: f for p, f in found.items() if f[1] is not None or not sides.right[p]}

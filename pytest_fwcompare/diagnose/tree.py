@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pytest_fwcompare.backends.base import Parameter
@@ -62,12 +62,14 @@ def independent(sides: Sides, found: Diagnosis) -> list[Diagnosis]:
         found: the diagnosis; where its culprit is a container, it speaks for all in it.
     """
     inside = (found.culprit or "") + "."
+    beside = [d for d in found.others if d.backward and not found.backward]
+    ahead = replace(found, others=tuple(d for d in found.others if d not in beside))
     return [
         other
-        for other in _faults(sides, stretches(sides), found).values()
-        if other is not found
+        for other in _faults(sides, stretches(sides), ahead).values()
+        if other is not ahead
         and not (other.cause == found.cause and (other.culprit or "").startswith(inside))
-    ]
+    ] + beside
 
 
 def _faults(sides: Sides, made: Sequence[Stretch], found: Diagnosis) -> dict[int, Diagnosis]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from pytest_fwcompare.backends.base import Array
 from pytest_fwcompare.diagnose.idle import idle_function, limits
 from pytest_fwcompare.diagnose.operations import attempt
 from pytest_fwcompare.diagnose.operations.attention import softmax
+from pytest_fwcompare.diagnose.operations.base import Arguments
 from pytest_fwcompare.diagnose.operations.elementwise import (
     ACTIVATIONS,
     SELU_ALPHA,
@@ -108,10 +110,10 @@ def parameters(spot: Spot) -> Iterator[Candidate]:
             return np.where(x[0] >= 0, x[0], slope * x[0])
 
         slopes = PARAMETERS["leaky_relu"]["negative_slope"]
-        for found, changed in spot.prover.solve(leaky, slopes):
+        for found, _ in spot.prover.solve(leaky, slopes):
             text = f"slope={found:.10g} below 0 (reference 0)"
-            fitted = is_fitted(found)
-            yield Candidate("activation-parameter", text, {spot.place: changed}, fitted=fitted)
+            for made in _other(spot, "leaky_relu", "activation-parameter", negative_slope=found):
+                yield replace(made, change=text, fitted=is_fitted(found))
 
 
 def _short_constants(spot: Spot) -> Iterator[Candidate]:
@@ -206,7 +208,12 @@ def _other(spot: Spot, name: str, cause: str, **options: Any) -> Iterator[Candid
         return
     extra = ", ".join(f"{key}={show(number)}" for key, number in options.items())
     text = f"{name}{f' ({extra})' if extra else ''} instead of {own}"
-    yield Candidate(cause, text, {spot.place: value})
+
+    def compute(arguments: Arguments, options: Mapping[str, Any]) -> Array:
+        return np.asarray(ACTIVATIONS[name](arguments[0], **options))
+
+    changed = replace(spot.operation, options=options, compute_with=compute)
+    yield Candidate(cause, text, {spot.place: value}, operation=changed)
 
 
 @repair("arithmetic", "activation")
