@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -20,7 +20,8 @@ from pytest_fwcompare.dropout.cause import explain_dropout
 from pytest_fwcompare.errors import FwcompareError
 from pytest_fwcompare.inputs.examples import Example
 from pytest_fwcompare.judge.distances import unit_roundoff
-from pytest_fwcompare.judge.tally import Finding, Tally
+from pytest_fwcompare.judge.tally import TRAINING, Finding, Tally
+from pytest_fwcompare.judge.verdict import Assessment
 from pytest_fwcompare.records import Attribution, DepthRow, Difference, Verdict
 from pytest_fwcompare.running.arrays import Shelf
 from pytest_fwcompare.running.pair import Pair
@@ -70,6 +71,7 @@ class Traced:
     found: Diagnosis
     sides: Sides
     point: Point
+    training: bool = False
 
 
 def diagnose_finding(
@@ -106,9 +108,12 @@ def diagnose_finding(
             explained = _explained(pair, verdict, traced.found, hidden, unstable)
             if verdict == "semantic" and worst.in_training:
                 explained = _dropped(pair, explained, traced.point)
+            further = _further(traced, explained)
+            if further is not None and "training" in pair.checks:
+                further += _in_training(pair, verdict, tally, traced, further)
             explained = replace(
                 explained,
-                further=_further(traced, explained),
+                further=further or (),
                 depth=_depth(pair, traced, explained),
                 hints=_hints(pair, traced, explained),
             )
@@ -180,14 +185,52 @@ def _explained(
     return explained if unstable is None else _random(pair, explained, unstable)
 
 
-def _further(traced: Traced, explained: Explained) -> tuple[Difference, ...]:
-    """Other places where a difference begins; none where somebody random was accused."""
+def _further(traced: Traced, explained: Explained) -> tuple[Difference, ...] | None:
+    """Other places where a difference begins; None where somebody random was accused."""
     if explained.verdict == "equivalent" or explained.cause != traced.found.cause:
-        return ()
-    return tuple(
-        Difference(found.culprit, found.between, found.port_culprit, found.cause, found.evidence)
-        for found in independent(traced.sides, traced.found)
+        return None
+    return tuple(_difference(one) for one in independent(traced.sides, traced.found))
+
+
+def _difference(found: Diagnosis) -> Difference:
+    return Difference(
+        found.culprit, found.between, found.port_culprit, found.cause, found.evidence
     )
+
+
+def _in_training(
+    pair: Pair,
+    verdict: Verdict,
+    tally: Tally[Example],
+    traced: Traced,
+    known: Sequence[Difference],
+) -> tuple[Difference, ...]:
+    """Further differences that show in training mode alone: running statistics, say.
+
+    Where the forward passes part in inference, a step in training mode is looked at only if it
+    leaves buffers different, and only what is proved there counts.
+    """
+    first = traced.found
+    examples = [f.example for f in tally.showing() if any(map(_is_wrong_buffer, f.assessments))]
+    if verdict != "semantic" or traced.training or not examples:
+        return ()
+    try:
+        example = max(examples, key=lambda example: example.telling)
+        trained = trace_sides(pair, example, verdict, training=True)
+    except FwcompareError:  # a verdict is not lost to what is said beside it
+        return ()
+    places = {(one.culprit, one.between) for one in (_difference(first), *known)}
+    found = [trained.found, *independent(trained.sides, trained.found)]
+    return tuple(
+        _difference(one)
+        for one in found
+        if one.cause is not None and (one.culprit, one.between) not in places
+    )
+
+
+def _is_wrong_buffer(assessment: Assessment) -> bool:
+    wrong = assessment.verdict != "equivalent"
+    return wrong and assessment.kind == "buffer" and assessment.name.startswith(TRAINING)
 
 
 def _depth(pair: Pair, traced: Traced, explained: Explained) -> tuple[DepthRow, ...]:
@@ -393,7 +436,7 @@ def trace_sides(
             pair.backward and gradients_in_doubt(pair, point, port, training=training)
         ),
     )
-    return Traced(found, sides, point)
+    return Traced(found, sides, point, training)
 
 
 class WrongGradients(Mapping[str, tuple[np.ndarray, np.ndarray]]):

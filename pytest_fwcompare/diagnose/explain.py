@@ -77,7 +77,7 @@ def explain(
     from pytest_fwcompare.diagnose.arranged import explain_arrangement
     from pytest_fwcompare.diagnose.gradients import explain_gradients
     from pytest_fwcompare.diagnose.precision import explain_precision
-    from pytest_fwcompare.diagnose.statistics import explain_buffers
+    from pytest_fwcompare.diagnose.statistics import buffers_beside, explain_buffers
 
     sides = sides or Sides(
         reference_records,
@@ -118,12 +118,18 @@ def explain(
     if not found:
         return Diagnosis()
     first = united(found, sides)
-    if walk.found and verdict == "semantic" and gradients_in_doubt():
+    others = found[1:]
+    if walk.found and verdict == "semantic":
+        # What differs behind the repairs of the forward pass is a fault of its own.
         deadline = min(deadline, thread_time() + FURTHER_S)
-        found += gradients_beside(
-            walk.repaired, parameter_gradient_mismatch, reference_layers, deadline
-        )
-    return replace(first, others=tuple(found[1:]))
+        if gradients_in_doubt():
+            others += gradients_beside(
+                walk.repaired, parameter_gradient_mismatch, reference_layers, deadline
+            )
+        others += buffers_beside(walk.repaired, buffer_mismatch, reference_layers)
+    elif found[0].backward:
+        others += explain_buffers(sides, buffer_mismatch, reference_layers)
+    return replace(first, others=tuple(others))
 
 
 def _in_loops(sides: Sides, deadline: float) -> Walk | None:

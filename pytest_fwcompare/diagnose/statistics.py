@@ -8,7 +8,12 @@ import numpy as np
 
 from pytest_fwcompare.backends.base import Array, Parameter
 from pytest_fwcompare.diagnose import BufferChange, Diagnosis
+from pytest_fwcompare.diagnose.beside import Repaired
 from pytest_fwcompare.diagnose.locate import Sides
+from pytest_fwcompare.diagnose.replay import Replay
+
+CHANNELS = 3
+"""Elements that a buffer must have for two numbers to be told from it."""
 
 AGREEMENT = 1e-5
 """Relative spread of a ratio that counts as constant: buffers are often kept in float32."""
@@ -97,3 +102,73 @@ def _count(share: float) -> int:
         return 0
     count = 1 / (1 - small)
     return round(count) if abs(count - round(count)) < 1e-3 * count else 0
+
+
+def buffers_beside(
+    repaired: Repaired, changes: Mapping[str, BufferChange], layers: Sequence[Parameter]
+) -> list[Diagnosis]:
+    """Running statistics that differ by more than the repaired differences before them explain.
+
+    How the reference moves a buffer is told by its own pass: new = a old + b statistic. The same
+    rule is then held against the port with the statistic of the values that the port has.
+
+    Args:
+        repaired: both passes of a step in training mode.
+        changes: buffers that the step left different.
+        layers: parameters and buffers of the reference, to tell their modules.
+    """
+    owners = {p.name: p for p in layers}
+    left = {}
+    for name, change in changes.items():
+        owner = owners.get(name)
+        path = owner.layer if owner is not None else name.rpartition(".")[0]
+        expected = _moved(repaired, path, change)
+        if expected is None:
+            continue
+        scale = float(np.abs(expected).max()) or 1.0
+        if float(np.abs(expected - change.obtained).max()) > AGREEMENT * scale:
+            left[name] = BufferChange(change.before, expected, change.obtained)
+    return explain_buffers(repaired.sides, left, layers)
+
+
+def _moved(repaired: Repaired, path: str, change: BufferChange) -> Array | None:
+    """Where the reference's rule moves a buffer with the port's values; None if not known."""
+    size = change.before.size
+    own = _statistics(repaired.before, Replay(repaired.before.graph), path, size)
+    new = _statistics(repaired.sides, repaired.replay(), path, size)
+    new = {key: value for key, value in new.items() if _is_known(repaired.sides, key[0])}
+    before, expected = (np.asarray(v, np.float64) for v in (change.before, change.expected))
+    for key in own.keys() & new.keys() if size >= CHANNELS else ():
+        columns = np.stack([before.reshape(-1), own[key]], axis=1)
+        rule, *_ = np.linalg.lstsq(columns, expected.reshape(-1), rcond=None)
+        apart = np.abs(columns @ rule - expected.reshape(-1)).max()
+        # The statistic must have a part in it, or another one would do as well.
+        if apart <= AGREEMENT * np.abs(expected).max() and abs(rule[1]) > AGREEMENT:
+            moved = rule[0] * before.reshape(-1) + rule[1] * new[key]
+            return np.asarray(moved.reshape(before.shape))
+    return None
+
+
+def _statistics(
+    sides: Sides, replay: Replay, path: str, size: int
+) -> dict[tuple[int, str], Array]:
+    """What a module computes that a buffer of that size may follow, by place and name."""
+    found: dict[tuple[int, str], Array] = {}
+    for place, record in enumerate(sides.graph.records):
+        if record.path != path:
+            continue
+        if record.value.size == size:
+            found[place, "value"] = record.value.reshape(-1)
+        operation = replay.operation(place)
+        if operation is None or operation.kind != "norm" or not operation.options.get("axes"):
+            continue
+        axes, x = tuple(operation.options["axes"]), operation.arguments[0]
+        for name, statistic in (("mean", x.mean(axis=axes)), ("variance", x.var(axis=axes))):
+            if statistic.size == size:
+                found[place, name] = statistic.reshape(-1)
+    return found
+
+
+def _is_known(sides: Sides, place: int) -> bool:
+    """Whether the port computes with what the (repaired) reference has as inputs there."""
+    return all(sides.right[s] and s not in sides.unknown for s in sides.graph.inputs[place])
