@@ -47,11 +47,14 @@ class Repaired:
         sides: with the port's values where the reference was repaired.
         before: without any repair.
         operations: those that the repairs changed, by position, as far as they are known.
+        whole: every difference was repaired, by an operation that is known. Else the port may
+            have uses for a tensor that nobody knows of.
     """
 
     sides: Sides
     before: Sides
     operations: Mapping[int, Operation]
+    whole: bool
 
     def replay(self) -> Replay:
         """Recomputation of the reference as it is after the repairs."""
@@ -91,7 +94,7 @@ def gradients_beside(
     wrong = dict(_wrong_parameters(repaired, port, reference, parameters or {}, deadline))
     found += explain_parameters(shown, wrong, layers)
     found.sort(key=lambda diagnosis: diagnosis.cause is None)
-    return found
+    return [one for one in found if repaired.whole or one.cause is not None]
 
 
 def _parts(port: Derivatives, held: Held, edges: Sequence[int]) -> bool:

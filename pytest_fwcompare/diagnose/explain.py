@@ -203,7 +203,9 @@ def forward(sides: Sides, deadline: float = float("inf")) -> Walk:
     rows = list(found.values())
     alone = [success is not None and success.proof.alone for _, success in rows]
     made = _followed([diagnosis for diagnosis, _ in rows], alone)
-    return Walk(made, Repaired(sides, before, operations))
+    places = {success.spot.place for _, success in rows if success is not None}
+    whole = len(places) == len(rows) and places <= operations.keys()
+    return Walk(made, Repaired(sides, before, operations, whole))
 
 
 def _is_part_of_sum(graph: Graph, place: int) -> bool:

@@ -79,7 +79,7 @@ def _parameter_cause(
                 )
                 return "embedding", text
     for place in uses if len(uses) > 1 else ():
-        part = _use(graph, replay, place, expected.shape)
+        part = _use(graph, replay, place, name, expected.shape)
         if part is not None and np.abs(expected - part - obtained).max() <= TOLERANCE * scale:
             text = (
                 f"without what {called(graph, place)} sends back to {name}, the reference gives "
@@ -106,22 +106,27 @@ def gradient_of_uses(
         shape: of it.
     """
     replay = Replay(graph)
-    parts = [_use(graph, replay, place, shape) for place in uses]
+    parts = [_use(graph, replay, place, name, shape) for place in uses]
     if any(part is None for part in parts):
         return None
     return sum((part for part in parts if part is not None), np.zeros(shape))
 
 
-def _use(graph: Graph, replay: Replay, place: int, shape: tuple[int, ...]) -> Array | None:
+def _use(
+    graph: Graph, replay: Replay, place: int, name: str, shape: tuple[int, ...]
+) -> Array | None:
     """Gradient that one use of a weight sends back to it."""
     operation, gradient = replay.operation(place), graph.records[place].gradient
     if operation is None or gradient is None:
         return None
     if operation.kind == "movement" and operation.arguments[0].shape == shape:
         return adjoint(operation, 0, gradient)
-    if operation.kind == "linear" and len(shape) == 2:
-        x = operation.arguments[0].reshape(-1, shape[1])
-        return np.asarray(gradient.reshape(-1, shape[0]).T @ x)
+    if operation.kind == "linear" and replay.slots(place, name) == [1]:
+        outputs, inputs = operation.arguments[1].shape
+        x = operation.arguments[0].reshape(-1, inputs)
+        part = operation.inward(gradient).reshape(-1, outputs).T @ x
+        axes = operation.layouts[1] if len(operation.layouts) > 1 else None
+        return part if axes is None else part.transpose(np.argsort(axes))
     if operation.kind == "embedding" and len(shape) == 2:
         total = np.zeros(shape)
         indices = operation.arguments[0].astype(np.int64).reshape(-1)
