@@ -87,7 +87,11 @@ def _moved(name: str, value: Array, sign: float) -> Array:
 
 
 def _direction(name: str, value: Array) -> Array:
-    """A random move of a tensor, of the size of its values."""
+    """A random move of a tensor: up or down by the size of its values."""
     size = float(np.sqrt(np.mean(np.square(value, dtype=np.float64)))) if value.size else 0.0
-    rng = np.random.default_rng([*name.encode()])
-    return rng.standard_normal(value.shape) * (size or 1.0)
+    bits = np.unpackbits(np.frombuffer(_rng(name).bytes(-(-value.size // 8)), np.uint8))
+    return np.where(bits[: value.size].reshape(value.shape), size or 1.0, -(size or 1.0))
+
+
+def _rng(name: str) -> np.random.Generator:
+    return np.random.default_rng([*name.encode()])

@@ -148,27 +148,34 @@ def _wrong_parameters(
     parameters: Mapping[str, tuple[Array, Array]],
     deadline: float,
 ) -> Iterator[tuple[str, tuple[Array, Array]]]:
-    """Expected and obtained gradients of parameters that are not the derivatives they should be.
+    """Expected and obtained gradients of parameters that are derivatives on one side alone.
 
     Where the expected one cannot be written down it is told along a few directions, and so is the
-    other one then.
+    other one then. Where the port's is the derivative, both are given as the reference's values
+    make them.
     """
-    graph = port.graph
-    shown = _with_gradients(repaired.sides, port).graph
+    after = _with_gradients(repaired.sides, port).graph
     for name in parameters:
         if thread_time() > deadline:
             return
-        uses = [p for p, r in enumerate(graph.records) if name in r.parameters and p in graph.live]
-        value = graph.parameters.get(name)
+        value = port.graph.parameters.get(name)
+        records = enumerate(port.graph.records)
+        uses = [p for p, r in records if name in r.parameters and p in port.graph.live]
         if value is None or not uses:
             continue
         own, obtained = parameters[name]
         mine = reference.parameter_sums(name, value, own, uses, GLANCE)
         sums = port.parameter_sums(name, value, obtained, uses, GLANCE)
-        if sums is None or sums.gap <= WRONG or mine is None or mine.gap > WRONG:
+        if mine is None or sums is None or (mine.gap > WRONG) == (sums.gap > WRONG):
             continue
-        expected = gradient_of_uses(shown, name, uses, value.shape)
-        if expected is None:
-            sums = port.parameter_sums(name, value, obtained, uses, LOOK) or sums
-            expected, obtained = sums.expected, sums.obtained
-        yield name, (expected, obtained)
+        if sums.gap > WRONG:
+            expected = gradient_of_uses(after, name, uses, value.shape)
+            if expected is None:
+                sums = port.parameter_sums(name, value, obtained, uses, LOOK) or sums
+                expected, obtained = sums.expected, sums.obtained
+            yield name, (expected, obtained)
+            continue
+        # The reference alone holds something constant: a padding row of a table.
+        derived = gradient_of_uses(reference.graph, name, uses, value.shape)
+        if derived is not None:
+            yield name, (own, derived)
