@@ -160,7 +160,7 @@ def _wrong_parameters(
             return
         value = port.graph.parameters.get(name)
         records = enumerate(port.graph.records)
-        uses = [p for p, r in records if name in r.parameters and p in port.graph.live]
+        uses = [p for p, r in records if name in r.parameters and r.gradient is not None]
         if value is None or not uses:
             continue
         own, obtained = parameters[name]

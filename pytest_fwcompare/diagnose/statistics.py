@@ -22,7 +22,7 @@ AGREEMENT = 1e-5
 def explain_buffers(
     sides: Sides, changes: Mapping[str, BufferChange], layers: Sequence[Parameter]
 ) -> list[Diagnosis]:
-    """One diagnosis for each module whose buffers differ, in the reference's order.
+    """One diagnosis for each module whose buffers differ, those that differ by decades more first.
 
     A running statistic moves as new = old + m (statistic - old). Another momentum scales the whole
     step; a biased variance scales the batch's own statistic by (n - 1) / n.
@@ -45,7 +45,12 @@ def explain_buffers(
             local_gap=float(np.abs(change.expected - change.obtained).max()) / scale,
             tried=() if text else ("another momentum", "the biased or unbiased variance"),
         )
-    return list(found.values())
+    return sorted(found.values(), key=lambda diagnosis: -_decade(diagnosis.local_gap))
+
+
+def _decade(gap: float) -> int:
+    """The power of ten of a gap: a port may part a little everywhere, by another convention."""
+    return int(np.floor(np.log10(gap))) if 0 < gap < np.inf else 0
 
 
 def _momentum(sides: Sides, path: str, owner: Parameter | None) -> float | None:
