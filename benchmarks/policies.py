@@ -62,7 +62,7 @@ def flags_of(case, fault: str | None) -> dict[str, bool]:
     from pytest_fwcompare.comparing.request import Story, check_request
     from pytest_fwcompare.comparison import make_pair, prepare
     from pytest_fwcompare.inputs.values import Draw
-    from pytest_fwcompare.sides import open_side
+    from pytest_fwcompare.opening.given import open_side
 
     torch.manual_seed(0)
     request = check_request(

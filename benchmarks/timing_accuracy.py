@@ -33,9 +33,10 @@ from pytest_fwcompare.backends import registry
 from pytest_fwcompare.backends.base import Argument
 from pytest_fwcompare.inputs.examples import plan
 from pytest_fwcompare.networks import Network, zoo
+from pytest_fwcompare.opening.given import open_side
 from pytest_fwcompare.records import Ratio
 from pytest_fwcompare.running.points import arguments
-from pytest_fwcompare.sides import InFramework, open_side
+from pytest_fwcompare.sides import InFramework
 from pytest_fwcompare.timing.clocks import Clock
 from pytest_fwcompare.timing.rounds import LEAST_ROUNDS, measure, ratio
 from pytest_fwcompare.timing.sides import timed_example

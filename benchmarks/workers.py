@@ -17,7 +17,8 @@ import numpy as np
 
 from pytest_fwcompare import networks as fn
 from pytest_fwcompare.backends.base import Argument, Side
-from pytest_fwcompare.sides import InFramework, open_side
+from pytest_fwcompare.opening.given import open_side
+from pytest_fwcompare.sides import InFramework
 from pytest_fwcompare.workers import pool
 from pytest_fwcompare.workers.specs import Spec
 

@@ -13,7 +13,7 @@ _PLACES = {
     "NumpyFunction": "pytest_fwcompare.backends.numpy",
     "compare_training": "pytest_fwcompare.training",
     "odd_one_out": "pytest_fwcompare.judge.odd",
-    "as_function": "pytest_fwcompare.sides",
+    "as_function": "pytest_fwcompare.opening.given",
     "in_worker": "pytest_fwcompare.workers.remote",
     "TensorSpec": "pytest_fwcompare.inputs.spec",
     "GoldenReference": "pytest_fwcompare.golden.replay",
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from pytest_fwcompare.inputs import strategies as strategies
     from pytest_fwcompare.inputs.spec import TensorSpec as TensorSpec
     from pytest_fwcompare.judge.odd import odd_one_out as odd_one_out
+    from pytest_fwcompare.opening.given import as_function as as_function
     from pytest_fwcompare.records import Comparison as Comparison
-    from pytest_fwcompare.sides import as_function as as_function
     from pytest_fwcompare.training import compare_training as compare_training
     from pytest_fwcompare.weights import transforms as transforms
     from pytest_fwcompare.workers.remote import in_worker as in_worker

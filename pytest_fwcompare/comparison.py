@@ -22,6 +22,7 @@ from pytest_fwcompare.gate.digest import digest_of
 from pytest_fwcompare.golden.replay import GoldenPair, GoldenReference, GoldenSide
 from pytest_fwcompare.inputs.examples import Example
 from pytest_fwcompare.inputs.spec import TensorSpec
+from pytest_fwcompare.opening.trial import open_guarded
 from pytest_fwcompare.progress import tell
 from pytest_fwcompare.randomness import seeded
 from pytest_fwcompare.records import (
@@ -34,7 +35,6 @@ from pytest_fwcompare.running.pair import Pair
 from pytest_fwcompare.running.points import arguments, called_with
 from pytest_fwcompare.running.supply import Own, Source
 from pytest_fwcompare.sides import Opened
-from pytest_fwcompare.workers.isolation import open_guarded
 
 LARGE = 4_000_000
 """Parameters from which on a network is judged with all threads."""

@@ -15,10 +15,11 @@ from pytest_fwcompare.comparison import calm_threads, make_pair, prepare
 from pytest_fwcompare.errors import ModelError, UsageError
 from pytest_fwcompare.inputs.spec import TensorSpec
 from pytest_fwcompare.losses import check_loss
+from pytest_fwcompare.opening.given import open_side
 from pytest_fwcompare.progress import tell
 from pytest_fwcompare.records import Comparison
 from pytest_fwcompare.running.outputs import StructureError
-from pytest_fwcompare.sides import Opened, open_side
+from pytest_fwcompare.sides import Opened
 from pytest_fwcompare.steps import ROLES, Run, Schedule, Training
 
 SCALES = (1.0, 1e-3, 1e-6)

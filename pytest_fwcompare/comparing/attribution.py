@@ -24,9 +24,9 @@ from pytest_fwcompare.diagnose.attribute import Given, judge
 from pytest_fwcompare.errors import FwcompareError, UsageError
 from pytest_fwcompare.inputs.examples import plan
 from pytest_fwcompare.judge.distances import unit_roundoff
+from pytest_fwcompare.opening.given import open_side
 from pytest_fwcompare.records import Attribution
 from pytest_fwcompare.running.points import Point, arguments
-from pytest_fwcompare.sides import open_side
 
 if TYPE_CHECKING:
     from pytest_fwcompare.running.pair import Pair

@@ -26,11 +26,12 @@ from pytest_fwcompare.golden import keys
 from pytest_fwcompare.golden.recorder import Recorder, RecordingSide
 from pytest_fwcompare.golden.store import GoldenError, Writer
 from pytest_fwcompare.inputs.examples import Example, search
+from pytest_fwcompare.opening.given import open_side
 from pytest_fwcompare.randomness import seeded
 from pytest_fwcompare.running.observing import Observer
 from pytest_fwcompare.running.pair import Pair
 from pytest_fwcompare.running.points import Point, arguments
-from pytest_fwcompare.sides import Opened, open_side
+from pytest_fwcompare.sides import Opened
 
 TELLING = 3
 """Examples whose intermediate tensors are kept: those by which a place is looked for."""

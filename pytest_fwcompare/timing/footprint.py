@@ -135,7 +135,8 @@ def _child(request: Mapping[str, Any]) -> Footprint | None:
 
 def _loaded(subject: Mapping[str, Any], framework: str) -> Any:
     """The network or factory, with everything imported that will be needed."""
-    import pytest_fwcompare.timing.sides  # noqa: F401
+    import pytest_fwcompare.opening.given
+    import pytest_fwcompare.timing.turns  # noqa: F401
     from pytest_fwcompare.networks.plain import from_plain
     from pytest_fwcompare.sides import InFramework
     from pytest_fwcompare.workers.loading import find
@@ -147,9 +148,9 @@ def _loaded(subject: Mapping[str, Any], framework: str) -> Any:
 
 def _passes(subject: Any, request: Mapping[str, Any], backend: Any) -> int | None:
     from pytest_fwcompare.backends.base import Argument
-    from pytest_fwcompare.sides import open_side
+    from pytest_fwcompare.opening.given import open_side
     from pytest_fwcompare.timing.memory import reset_peak
-    from pytest_fwcompare.timing.sides import cotangents_of
+    from pytest_fwcompare.timing.turns import cotangents_of
 
     arguments = [Argument(*fields) for fields in request["arguments"]]
     opened = open_side(subject, "port", **request["axes"])

@@ -2,5 +2,5 @@
 
 The parent's half is `process`, `pool`, `remote` and `side`; the worker's is `bootstrap`, `loading`
 and `server`, which need NumPy, the framework and this package, but neither pytest nor Hypothesis.
-`wire` and `sharing` are common to both; `isolation` and `trial` decide what runs apart.
+`wire` and `sharing` are common to both. What runs apart is decided in `opening`.
 """

@@ -27,7 +27,7 @@ def begin(channel: Any) -> None:
         return
     from pytest_fwcompare.workers import server
 
-    server.serve(channel, config)
+    server.serve(channel, config, CUT_OFF)
 
 
 def refusal(config: Any) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, final
 
 from pytest_fwcompare.backends import registry
-from pytest_fwcompare.backends.base import Backend, Built, Side
+from pytest_fwcompare.backends.base import Backend, Built
 from pytest_fwcompare.errors import UsageError
 from pytest_fwcompare.networks.graph import Network
 from pytest_fwcompare.randomness import SEED
@@ -177,7 +178,7 @@ class RemoteBackend(Backend):
         model.keep(worker, made.pop("model"))
         return Built(model, **{**made, "placements": tuple(made["placements"])})
 
-    def adopt(self, model: Any, *, dtype: str, device: str, mode: str, own: bool) -> Side:
+    def adopt(self, model: Any, *, dtype: str, device: str, mode: str, own: bool) -> RemoteSide:
         """The side of a model in the worker."""
         assert isinstance(model, RemoteModel)
         worker, number = model.made("model")
@@ -190,7 +191,26 @@ class RemoteBackend(Backend):
             model=number,
             **axes,
         )
-        return RemoteSide(self, worker, side, model, **axes)
+        return RemoteSide(
+            worker,
+            side,
+            model.framework,
+            self.tag,
+            partial(self._twin, model, dtype, device, mode),
+            mode=mode,
+            device=device,
+        )
+
+    def _twin(
+        self, model: RemoteModel, dtype: str, device: str, mode: str, variables: Mapping[str, str]
+    ) -> RemoteSide:
+        """The side of the same model in a worker with other variables."""
+        backend = RemoteBackend(self.name, variables)
+        if model.network is not None:
+            again = backend.build(model.network, dtype=dtype, device=device).model
+        else:
+            again = RemoteModel(backend, model.source)
+        return backend.adopt(again, dtype=dtype, device=device, mode=mode, own=True)
 
     def environment(self) -> dict[str, Any]:
         """That of the framework in the worker, and what the worker is."""

@@ -23,19 +23,20 @@ from pytest_fwcompare.backends.base import Backend, Pass, Side, Stopwatch
 from pytest_fwcompare.backends.registry import backend, owner
 from pytest_fwcompare.errors import FwcompareError, ModelError, UsageError
 from pytest_fwcompare.randomness import seeded
-from pytest_fwcompare.workers import bootstrap, loading, sharing
+from pytest_fwcompare.workers import loading, sharing
 from pytest_fwcompare.workers.wire import PROTOCOL, decode, encode
 
 END = object()
 """What the channel gives last, once the parent is gone."""
 
 
-def serve(channel: Any, config: Mapping[str, Any]) -> None:
+def serve(channel: Any, config: Mapping[str, Any], cut_off: int) -> None:
     """Answer requests until the parent closes the channel.
 
     Args:
         channel: of execnet.
         config: what the parent sent to the bootstrap.
+        cut_off: exit status once the parent is gone.
     """
     from pytest_fwcompare import __version__
 
@@ -55,7 +56,7 @@ def serve(channel: Any, config: Mapping[str, Any]) -> None:
 
     def arrived(message: Any) -> None:
         if message is END and config["own_process"]:
-            os._exit(bootstrap.CUT_OFF)  # in execnet's thread: whatever still runs is for nobody
+            os._exit(cut_off)  # in execnet's thread: whatever still runs is for nobody
         requests.put(message)
 
     channel.setcallback(arrived, endmarker=END)
@@ -274,7 +275,7 @@ class Server:
     ) -> dict[str, Any]:
         """Time a side that has this process to itself; a `Timing`, field by field."""
         from pytest_fwcompare.sides import Opened
-        from pytest_fwcompare.timing.sides import make_ready, time_ready
+        from pytest_fwcompare.timing.turns import make_ready, time_ready
 
         opened = Opened(self._side(side), backend(framework))
         values = {key: np.empty(shape, np.bool_) for key, shape in shapes.items()}

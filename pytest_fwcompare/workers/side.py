@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, final
 
@@ -26,7 +26,6 @@ from pytest_fwcompare.workers.process import Task, Worker
 
 if TYPE_CHECKING:
     from pytest_fwcompare.backends.keras.examined import Examined
-    from pytest_fwcompare.workers.remote import RemoteBackend, RemoteModel
 
 OTHER_KERAS = ("torch", "jax", "numpy")
 """Tags of Keras without TensorFlow."""
@@ -37,22 +36,34 @@ SHOWN = 64
 
 @final
 class RemoteSide(Side):
-    """A side in a worker. See `Side`."""
+    """A side in a worker. See `Side`.
+
+    Args:
+        worker: where it is.
+        number: by which the worker knows it.
+        framework: whose it is, without a tag.
+        tag: of the worker; "" for none.
+        twin: opens the same model in a worker with these variables beside its own.
+        mode, device: of the comparison.
+    """
 
     def __init__(
         self,
-        backend: RemoteBackend,
         worker: Worker,
         number: int,
-        model: RemoteModel,
-        **axes: Any,
+        framework: str,
+        tag: str,
+        twin: Callable[[Mapping[str, str]], RemoteSide],
+        *,
+        mode: str,
+        device: str,
     ) -> None:
-        self.backend, self.worker, self.number = backend, worker, number
-        self.framework = f"{model.framework}@{backend.tag}" if backend.tag else model.framework
-        self.mode, self.device, self._axes = axes["mode"], axes["device"], axes
+        self.worker, self.number = worker, number
+        self._framework, self._tag, self._twin = framework, tag, twin
+        self.framework = f"{framework}@{tag}" if tag else framework
+        self.mode, self.device = mode, device
         self.leaks: list[str] = []
         self.rounded_constants: list[str] = []
-        self._model = model
         self._parameters: list[Parameter] | None = None
         worker.sides += 1
         self._open = True
@@ -166,10 +177,11 @@ class RemoteSide(Side):
         That is the worker it is judged in, except for TensorFlow, which is judged without oneDNN.
         """
         given = (name, arguments, shapes, backward)
-        if self.library not in ("tensorflow", "keras") or self.backend.tag in OTHER_KERAS:
+        if self.library not in ("tensorflow", "keras") or self._tag in OTHER_KERAS:
             return self._timing(*given, {})
         try:
-            twin = self._with_defaults()
+            twin = self._twin({"TF_ENABLE_ONEDNN_OPTS": "1"})  # TensorFlow as it comes
+            twin.role = self.role
             made = twin._timing(*given, {"onednn": "on"})
         except WorkerDied:  # of what it is judged without, so the figures are those without
             return self._timing(*given, {"onednn": "off"})
@@ -189,7 +201,7 @@ class RemoteSide(Side):
             "backward" if backward else "forward",
             Shown(arguments),
             side=self.number,
-            framework=self._model.framework,
+            framework=self._framework,
             name=name,
             arguments=list(arguments),
             shapes=dict(shapes),
@@ -198,21 +210,6 @@ class RemoteSide(Side):
         timing: Timing = decode(made, Timing, "timing")
         # Its ratio compares it with itself: alone in there, it was the fastest.
         return replace(timing, own_process=True, settings=dict(settings), ratio=None)
-
-    def _with_defaults(self) -> RemoteSide:
-        """The same model in a worker whose TensorFlow is as it comes."""
-        from pytest_fwcompare.workers.remote import RemoteBackend, RemoteModel
-
-        backend = RemoteBackend(self.backend.name, {"TF_ENABLE_ONEDNN_OPTS": "1"})
-        axes: dict[str, Any] = {key: self._axes[key] for key in ("dtype", "device")}
-        if self._model.network is not None:
-            model = backend.build(self._model.network, **axes).model
-        else:
-            model = RemoteModel(backend, self._model.source)
-        side = backend.adopt(model, **axes, mode=self.mode, own=True)
-        assert isinstance(side, RemoteSide)
-        side.role = self.role
-        return side
 
     def close(self) -> None:
         if not self._open:

@@ -21,7 +21,7 @@ from pytest_fwcompare.networks.graph import Network
 from pytest_fwcompare.networks.plain import from_plain, to_plain
 from pytest_fwcompare.weights import transforms
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised with every change of what is sent; both halves must agree."""
 
 TAG = "~"

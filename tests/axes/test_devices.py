@@ -11,9 +11,10 @@ from pytest_fwcompare.backends import registry
 from pytest_fwcompare.devices import device_of, is_device, kind_of, only_cpu
 from pytest_fwcompare.errors import FrameworkUnavailable
 from pytest_fwcompare.networks import zoo
+from pytest_fwcompare.opening.given import open_side
 from pytest_fwcompare.options import Case
 from pytest_fwcompare.selection import Obstacle, obstacle
-from pytest_fwcompare.sides import InFramework, open_side
+from pytest_fwcompare.sides import InFramework
 
 INPUTS = {"x": fwc.TensorSpec(("batch", 4))}
 NAMED = frozenset({"devices", "dtypes", "modes", "frameworks"})

@@ -15,7 +15,7 @@ from pytest_fwcompare import networks as fn
 from pytest_fwcompare.backends import registry
 from pytest_fwcompare.backends.base import Argument
 from pytest_fwcompare.building import build_identical
-from pytest_fwcompare.sides import open_side
+from pytest_fwcompare.opening.given import open_side
 
 pytestmark = [
     pytest.mark.cuda,

@@ -219,7 +219,7 @@ def test_other_random_numbers_are_an_error_and_leave_nothing_out(
 
 def test_the_models_weights_are_those_it_came_with(tmp_path: Path) -> None:
     """Recording loads others; the ones that were there are the ones that are replayed."""
-    from pytest_fwcompare.sides import open_side
+    from pytest_fwcompare.opening.given import open_side
 
     record(net(), tmp_path, "case", asked({"inputs": INPUTS, "examples": 3}))
     side = GoldenReference(tmp_path).opened().side

@@ -14,9 +14,11 @@ import pytest_fwcompare as fwc
 from pytest_fwcompare import networks as fn
 from pytest_fwcompare.backends import registry
 from pytest_fwcompare.backends.base import Stopwatch
-from pytest_fwcompare.sides import InFramework, open_side
+from pytest_fwcompare.opening.given import open_side
+from pytest_fwcompare.sides import InFramework
 from pytest_fwcompare.timing import sides
-from pytest_fwcompare.timing.sides import make_ready, time_network
+from pytest_fwcompare.timing.sides import time_network
+from pytest_fwcompare.timing.turns import make_ready
 
 INSTALLED = [name for name, reason in registry.available().items() if reason is None]
 WORK_S = 0.03

@@ -8,7 +8,8 @@ import pytest_fwcompare as fwc
 from pytest_fwcompare import networks as fn
 from pytest_fwcompare.backends.registry import backend
 from pytest_fwcompare.errors import FrameworkUnavailable, ModelError
-from pytest_fwcompare.sides import InFramework, open_side
+from pytest_fwcompare.opening.given import open_side
+from pytest_fwcompare.sides import InFramework
 from pytest_fwcompare.workers.remote import RemoteModel
 from workers import keras_models
 

@@ -15,8 +15,9 @@ from pytest_fwcompare import networks as fn
 from pytest_fwcompare.backends.base import Argument
 from pytest_fwcompare.backends.registry import backend, owner
 from pytest_fwcompare.errors import FrameworkUnavailable, ModelError, UsageError
+from pytest_fwcompare.opening.given import open_side
 from pytest_fwcompare.randomness import seeded
-from pytest_fwcompare.sides import InFramework, open_side
+from pytest_fwcompare.sides import InFramework
 from pytest_fwcompare.workers.remote import RemoteModel
 from pytest_fwcompare.workers.sources import source_of
 from workers import models

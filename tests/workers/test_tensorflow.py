@@ -10,8 +10,9 @@ import pytest
 
 import pytest_fwcompare as fwc
 from pytest_fwcompare import networks as fn
+from pytest_fwcompare.opening import trial
 from pytest_fwcompare.sides import InFramework
-from pytest_fwcompare.workers import isolation, pool
+from pytest_fwcompare.workers import pool
 from pytest_fwcompare.workers.remote import RemoteBackend
 from pytest_fwcompare.workers.specs import Spec
 
@@ -67,21 +68,21 @@ def test_tensorflow_is_judged_without_onednn_and_timed_with_it(isolated):
 class TestKnownDangers:
     @pytest.fixture
     def active(self, monkeypatch):
-        monkeypatch.setattr(isolation, "onednn_is_on", lambda: True)
+        monkeypatch.setattr(trial, "onednn_is_on", lambda: True)
 
     def test_a_strided_point_convolution_with_onednn(self, active):
         for name in ("tensorflow", "keras"):
-            assert "1x1 with a stride" in isolation.known_danger(shortcut(), name)
-        assert isolation.known_danger(shortcut(), "torch") is None
+            assert "1x1 with a stride" in trial.known_danger(shortcut(), name)
+        assert trial.known_danger(shortcut(), "torch") is None
 
     @pytest.mark.parametrize("layer", [fn.Conv2D(4, 1), fn.Conv2D(4, 3, stride=2), fn.Flatten()])
     def test_nothing_else(self, active, layer):
         network = fn.Sequential([layer], input_shape=(8, 8, 3))
-        assert isolation.known_danger(network, "tensorflow") is None
+        assert trial.known_danger(network, "tensorflow") is None
 
     def test_without_onednn_there_is_none(self, monkeypatch):
-        monkeypatch.setattr(isolation, "onednn_is_on", lambda: False)
-        assert isolation.known_danger(shortcut(), "tensorflow") is None
+        monkeypatch.setattr(trial, "onednn_is_on", lambda: False)
+        assert trial.known_danger(shortcut(), "tensorflow") is None
 
     def test_what_is_known_goes_to_a_worker_where_it_is_judged_right(self, active):
         before = pool.configure(pool.Settings(isolate="crash", timeout=600.0))
@@ -119,7 +120,7 @@ def test_three_hundred_sizes_under_heap_checks_never_end_this_process(request):
             for onednn, found in verdicts.items():
                 if onednn == "1" and number % 10 != 7:
                     continue  # a new worker after each death takes its time
-                comparison = pass_once(network, {isolation.ONEDNN: onednn, **THREADS})
+                comparison = pass_once(network, {trial.ONEDNN: onednn, **THREADS})
                 found.append(comparison)
     finally:
         pool.put_back(before)

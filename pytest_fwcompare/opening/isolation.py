@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from pytest_fwcompare.backends.base import Backend
 from pytest_fwcompare.backends.registry import owner, present, require
 from pytest_fwcompare.errors import ModelError, UsageError
 from pytest_fwcompare.networks.graph import Network
-from pytest_fwcompare.sides import InFramework, Opened, open_side
+from pytest_fwcompare.sides import InFramework
 from pytest_fwcompare.workers import pool
 from pytest_fwcompare.workers.live import put_down
 from pytest_fwcompare.workers.sources import source_of
-
-if TYPE_CHECKING:
-    from pytest_fwcompare.comparing.request import Request
-
-ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 
 
 def backend_of(given: InFramework) -> Backend:
@@ -167,67 +157,3 @@ def model_of_factory(source: dict[str, Any], role: str) -> Any:
     if workers.name_scout(framework):
         model.keep(worker, number)
     return model
-
-
-# Crashes -----------------------------------------------------------------------------------------
-
-
-def open_guarded(given: Any, role: str, request: Request, **axes: Any) -> Opened:
-    """As `open_side`; under `--fwcompare-isolate=crash` in a worker what this process fears.
-
-    What is known to crash goes to a worker at once. Anything else is run once in one, forward and
-    backward; what dies of it stays there, so that the comparison says so. What cannot be tried
-    runs here, with a notice.
-
-    Args:
-        given: what was passed as `role`.
-        role: "reference" or "port".
-        request: of the comparison; its first examples are what is tried.
-        axes: of `open_side`.
-    """
-    if pool.current().settings.isolate != "crash" or stays_here(given, described=False):
-        return open_side(given, role, **axes)
-    from pytest_fwcompare.workers.trial import Candidate, dies
-
-    try:
-        candidate = Candidate.of(given)
-    except UsageError as error:
-        opened = open_side(given, role, **axes)
-        said = f"{role}: not tried in a worker (--fwcompare-isolate=crash) before it ran: {error}"
-        return replace(opened, notices=(*opened.notices, said))
-    if candidate.is_known() or dies(candidate, role, request):
-        given = candidate.model(role)
-    else:
-        candidate.tidy()
-    return open_side(given, role, **axes)
-
-
-def onednn_is_on() -> bool:
-    """Whether TensorFlow in this process computes, or will compute, with oneDNN."""
-    if "tensorflow" not in sys.modules:
-        # This package switches it off before the import unless the user has spoken.
-        return os.environ.get(ONEDNN, "0") != "0"
-    from pytest_fwcompare.backends.tensorflow.state import onednn_is_active
-
-    return onednn_is_active()
-
-
-def strided_point(network: Network) -> str | None:
-    """The first convolution of kernel size 1 and a stride above 1; None if there is none."""
-    for name, layer in network.layers.items():
-        kernel, stride = getattr(layer, "kernel_size", None), getattr(layer, "stride", None)
-        if kernel is not None and stride is not None and np.max(kernel) == 1 < np.max(stride):
-            return name
-    return None
-
-
-def known_danger(network: Network, framework: str) -> str | None:
-    """Why a described network may take the process down; None if nothing is known against it.
-
-    TensorFlow 2.21 with oneDNN corrupts memory in the float32 filter gradient of 1x1 convolutions
-    with a stride: glibc's checks say "free(): invalid pointer", or the process dies much later.
-    """
-    if framework not in ("tensorflow", "keras") or not onednn_is_on():
-        return None
-    name = strided_point(network)
-    return None if name is None else f"{name}: 1x1 with a stride, on TensorFlow with oneDNN"
