@@ -23,7 +23,7 @@ from pytest_fwcompare.weights.conventions import (
     slot,
 )
 from pytest_fwcompare.weights.transforms import Identity
-from pytest_fwcompare.weights.words import ranked_numbers
+from pytest_fwcompare.weights.words import ranked_numbers, without_counters
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,10 @@ def units(parameters: Sequence[Parameter], framework: str) -> list[Unit]:
     groups: list[tuple[str, str, list[Slot]]] = []
     for path, members in owners(in_natural_order(parameters, framework), framework):
         groups += parts_of(path, members, framework)
-    ranks = ranked_numbers([path for path, _, _ in groups])
+    names = [path for path, _, _ in groups]
+    if framework in ("keras", "tensorflow"):
+        names = [without_counters(path, base_kind(some[0].parameter)) for path, _, some in groups]
+    ranks = ranked_numbers(names)
     return [
         Unit(path, cell, tuple(slots), index, ranks[index])
         for index, (path, cell, slots) in enumerate(groups)

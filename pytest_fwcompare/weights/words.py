@@ -81,6 +81,31 @@ def split(name: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+AUTOMATIC = re.compile(
+    r"(sequential|functional|model|bidirectional|time_distributed|rnn|multi_head_attention"
+    r"|grouped_query_attention)_\d+"
+)
+"""What Keras calls models, and layers made of others, that nobody named."""
+
+
+@cache
+def without_counters(path: str, kind: str) -> str:
+    """A Keras layer's path without the numbers that Keras gave it.
+
+    They count the layers of one class through the whole process, where the numbers that a person
+    writes count blocks: "conv2d_1" is the second convolution and not that of the second block.
+
+    Args:
+        path: "functional_2/conv2d_1".
+        kind: class name of the layer: "Conv2D".
+    """
+    *models, own = re.split(r"([./])", path)
+    stem = re.sub(r"_\d+$", "", own)
+    if stem.replace("_", "") == kind.lower():
+        own = stem
+    return "".join(AUTOMATIC.sub(lambda m: m[1], part) for part in [*models, own])
+
+
 @cache
 def words(name: str) -> tuple[str, ...]:
     """Words that say which layer, synonyms made one, without numbers and role words."""
