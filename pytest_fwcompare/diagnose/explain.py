@@ -278,11 +278,14 @@ def explain_place(
     tried: list[str] = []
     success: Success | None = None
     tries = list(spots(sides, replay, prover, place))
+    earlier = sides.graph.upstream([place])
     for spot, late in [*((spot, False) for spot in tries), *((spot, True) for spot in tries)]:
         weak = success is None or success.weak
         # What the port also computes on its way: a softmax taken for its logarithm, say.
         passing = success is not None and success.proof.alone and late and spot.place == place
-        if not weak and not passing and (late or spot.operation.kind != "movement"):
+        # Or has by coincidence: what comes before may explain that, and what follows too.
+        before = success is not None and success.proof.alone and spot.place in earlier and not late
+        if not (weak or passing or before) and (late or spot.operation.kind != "movement"):
             continue
         made = _try_all(place, spot, late, tried, deadline)
         if made is not None and (success is None or made.rank > success.rank):

@@ -271,11 +271,21 @@ class Prover:
             found = sides.outputs.find(made, sides.tolerance)
             return (found[0].distance, -1) if found else None
         matches = sides.index.find(made, sides.tolerance)
+        matches = [found for found in matches if not self._is_weight(found.index)]
         if not matches:
             return None
         fresh = [match for match in matches if match.index not in sides.explained]
         best = (fresh or matches)[0]
         return best.distance, best.index
+
+    def _is_weight(self, index: int) -> bool:
+        """Whether a tensor of the port is a weight, at most in another shape.
+
+        A convolution of zeros gives its bias everywhere, and nobody computed that in the port.
+        """
+        port = self.sides.port
+        record = port.records[index]
+        return not port.inputs[index] and any(a.size == record.value.size for a in record.arguments)
 
     # Solving for numbers.
 

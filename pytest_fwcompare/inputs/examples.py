@@ -47,11 +47,14 @@ class Example:
 
     @property
     def telling(self) -> tuple[float, ...]:
-        """Orders examples by how much their tensors tell apart: size, plainness, scale near 1."""
+        """Orders examples by how much their tensors tell apart: plainness, size, scale near 1.
+
+        Weights as a model is born with make norms do nothing, and biases of zero.
+        """
         size = float(np.prod([size for _, size in self.sizes])) if self.sizes else 0.0
         plain = sum(draw.pattern not in DEGENERATE for _, draw in self.draws)
         far = sum(abs(np.log10(draw.scale)) for _, draw in self.draws)
-        return (float(plain), size, -far)
+        return (float(plain), float(self.weights == "randomised"), size, -far)
 
     @property
     def larger(self) -> Example:
