@@ -456,5 +456,6 @@ def united(found: Sequence[Diagnosis], sides: Sides) -> Diagnosis:
     if not inside <= set(paths) or (run and holder not in run):
         # A mere list of layers computes nothing that could be wrong.
         return first
-    evidence = dict.fromkeys(text for d in alike for text in d.evidence)
+    members = [d for d in alike if (d.culprit or "").startswith(holder + ".")]
+    evidence = dict.fromkeys(text for d in members for text in d.evidence)
     return replace(first, culprit=holder, between=None, evidence=tuple(evidence))

@@ -109,10 +109,17 @@ def _stretch_of(sides: Sides, made: Sequence[Stretch], found: Diagnosis) -> int 
     own = [number for number, stretch in enumerate(made) if stretch.path == path]
     if found.between is not None:
         own = _between(made, own, found.between) or own
-    # A module that is made of others runs nothing itself.
-    own = own or [n for n, stretch in enumerate(made) if stretch.path.startswith(inside)]
+    elif not any(_runs(sides, made[number], found.operation) for number in own):
+        # A module that is made of others runs nothing itself, or other things.
+        parts = [n for n, stretch in enumerate(made) if stretch.path.startswith(inside)]
+        own = [n for n in parts if _runs(sides, made[n], found.operation)] or own or parts
     wrong = [n for n in own if any(not sides.right[place] for place in made[n].places)]
     return next(iter(wrong or own), None)
+
+
+def _runs(sides: Sides, stretch: Stretch, operation: str) -> bool:
+    """Whether an operation of that name is among those of a stretch."""
+    return any(sides.graph.records[place].operation == operation for place in stretch.places)
 
 
 def _between(made: Sequence[Stretch], own: Sequence[int], ends: tuple[str, str]) -> list[int]:

@@ -61,7 +61,9 @@ def with_numbers(records: Sequence[Recorded], parameters: Mapping[str, Array]) -
 def _plain(graph: Graph, place: int, record: Recorded) -> Recorded:
     name = normalised(record.operation)
     constant = [source is None for source in graph.sources(place)]
-    if name in BINARY_NAMES and len(record.arguments) == 2:
+    # "Max" is the larger of two in JAX and the largest along axes in TensorFlow.
+    reduces = name in LISTED and len({a.dtype.kind == "f" for a in record.arguments}) == 2
+    if name in BINARY_NAMES and len(record.arguments) == 2 and not reduces:
         return _with_number(graph, record, constant)
     if name in CHOICES and len(record.arguments) == 3:
         return _with_fill(record, constant)
