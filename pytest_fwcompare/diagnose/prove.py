@@ -285,7 +285,9 @@ class Prover:
         """
         port = self.sides.port
         record = port.records[index]
-        return not port.inputs[index] and any(a.size == record.value.size for a in record.arguments)
+        return not port.inputs[index] and any(
+            a.size == record.value.size for a in record.arguments
+        )
 
     # Solving for numbers.
 

@@ -37,12 +37,14 @@ class Aligner:
 
     Attributes:
         ordered: both sides list their parameters in the order of definition.
+        defined: they do, and not in the order of use.
         backwards: the last number of the port's names counts the layers.
     """
 
     reference: Sequence[Unit]
     port: Sequence[Unit]
     ordered: bool
+    defined: bool = True
     costs: dict[tuple[object, ...], float] = field(default_factory=dict)
     vocabulary: Vocabulary = field(init=False)
     classes: tuple[list[int], list[int]] = field(init=False)
@@ -131,6 +133,8 @@ class Aligner:
                 found.insert(0 if first else 1, free)
         else:
             found.append(self.all_free())
+        if self.defined and (made := self.as_made(found[0])) != sorted(found[0]):
+            found.insert(0, made)
         ways = [sorted(self.named_swaps(found[0])), *map(sorted, found)]
         return [way for place, way in enumerate(ways) if way not in ways[:place]]
 
@@ -262,6 +266,36 @@ class Aligner:
                 key = (self.classes[0][group[0][0]], self.classes[1][group[1][0]])
                 classes.setdefault(key, []).append(group)
         return [some for some in classes.values() if len(some) > 1]
+
+    def as_made(self, groups: list[Group]) -> list[Group]:
+        """Pairs of equal shapes in the order in which both sides made their layers.
+
+        A functional model of Keras lists its layers by their distance from the outputs, so that
+        those of two branches come mixed. The numbers in names that nobody gave tell the order in
+        which they were written down.
+        """
+        fixed = list(groups)
+        for some in self.exchangeable(groups):
+            alike: dict[tuple[str, str], list[Group]] = {}
+            for group in some:
+                names = [unit.counted[0] if unit.counted else "" for unit in self.units(group)]
+                if any(names):
+                    alike.setdefault((names[0], names[1]), []).append(group)
+            for members in alike.values():
+                ones, others = (
+                    sorted(
+                        (group[side][0] for group in members),
+                        key=lambda k: units[k].counted or ("", k),
+                    )
+                    for side, units in enumerate((self.reference, self.port))
+                )
+                fixed = [group for group in fixed if group not in members]
+                fixed += [((i,), (j,)) for i, j in zip(ones, others, strict=True)]
+        return sorted(fixed)
+
+    def units(self, group: Group) -> tuple[Unit, Unit]:
+        """The first unit of either side in a group."""
+        return self.reference[group[0][0]], self.port[group[1][0]]
 
     def named_swaps(self, groups: list[Group]) -> list[Group]:
         """Exchange pairs of equal shapes where names clearly say so."""

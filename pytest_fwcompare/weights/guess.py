@@ -249,7 +249,8 @@ def candidates(
             (port_framework, port_parameters),
         )
     )
-    aligner = Aligner(*both, not sorted_by_letters if ordered is None else ordered)
+    order = not sorted_by_letters if ordered is None else ordered
+    aligner = Aligner(*both, order, defined=ordered is None)
     plans = [Plan(tuple(groups)) for groups in aligner.align()]
     frameworks = reference_framework, port_framework
     sides = reference_parameters, port_parameters

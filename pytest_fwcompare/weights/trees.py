@@ -36,6 +36,7 @@ class Unit:
         slots: its parameters with their conventions.
         index: place in the side's order.
         numbers: depth numbers of the path, as ranks.
+        counted: class and number of the layer where Keras named it: the order they were made in.
         signature: everything but names: units of one signature can be exchanged.
     """
 
@@ -44,6 +45,7 @@ class Unit:
     slots: tuple[Slot, ...]
     index: int
     numbers: tuple[int, ...] = ()
+    counted: tuple[str, int] | None = None
 
     @cached_property
     def signature(self) -> tuple[object, ...]:
@@ -73,12 +75,12 @@ def units(parameters: Sequence[Parameter], framework: str) -> list[Unit]:
     groups: list[tuple[str, str, list[Slot]]] = []
     for path, members in owners(in_natural_order(parameters, framework), framework):
         groups += parts_of(path, members, framework)
-    names = [path for path, _, _ in groups]
+    names: list[tuple[str, tuple[str, int] | None]] = [(path, None) for path, _, _ in groups]
     if framework in ("keras", "tensorflow"):
         names = [without_counters(path, base_kind(some[0].parameter)) for path, _, some in groups]
-    ranks = ranked_numbers(names)
+    ranks = ranked_numbers([name for name, _ in names])
     return [
-        Unit(path, cell, tuple(slots), index, ranks[index])
+        Unit(path, cell, tuple(slots), index, ranks[index], names[index][1])
         for index, (path, cell, slots) in enumerate(groups)
     ]
 

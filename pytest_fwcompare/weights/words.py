@@ -82,15 +82,15 @@ def split(name: str) -> tuple[str, ...]:
 
 
 AUTOMATIC = re.compile(
-    r"(sequential|functional|model|bidirectional|time_distributed|rnn|multi_head_attention"
-    r"|grouped_query_attention)_\d+"
+    r"sequential|functional|model|bidirectional|time_distributed|multi_head_attention"
+    r"|grouped_query_attention|((forward|backward)_)?(lstm|gru|simple_rnn|rnn)"
 )
 """What Keras calls models, and layers made of others, that nobody named."""
 
 
 @cache
-def without_counters(path: str, kind: str) -> str:
-    """A Keras layer's path without the numbers that Keras gave it.
+def without_counters(path: str, kind: str) -> tuple[str, tuple[str, int] | None]:
+    """A Keras layer's path without the numbers that Keras gave it, and the last of those.
 
     They count the layers of one class through the whole process, where the numbers that a person
     writes count blocks: "conv2d_1" is the second convolution and not that of the second block.
@@ -98,12 +98,19 @@ def without_counters(path: str, kind: str) -> str:
     Args:
         path: "functional_2/conv2d_1".
         kind: class name of the layer: "Conv2D".
+
+    Returns:
+        "functional/conv2d", and ("conv2d", 1): the second one that was made; None if somebody
+        named the layer.
     """
-    *models, own = re.split(r"([./])", path)
-    stem = re.sub(r"_\d+$", "", own)
-    if stem.replace("_", "") == kind.lower():
-        own = stem
-    return "".join(AUTOMATIC.sub(lambda m: m[1], part) for part in [*models, own])
+    parts, counted = re.split(r"([./])", path), None
+    for place, part in enumerate(parts):
+        stem = re.sub(r"_\d+$", "", part)
+        if AUTOMATIC.fullmatch(stem) or (
+            place == len(parts) - 1 and stem.replace("_", "") == kind.lower()
+        ):
+            parts[place], counted = stem, (stem, int(part[len(stem) + 1 :] or 0))
+    return "".join(parts), counted
 
 
 @cache

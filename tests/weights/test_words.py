@@ -2,7 +2,13 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_fwcompare.weights.words import Vocabulary, ranked_numbers, split, words
+from pytest_fwcompare.weights.words import (
+    Vocabulary,
+    ranked_numbers,
+    split,
+    without_counters,
+    words,
+)
 
 
 @pytest.mark.parametrize(
@@ -46,3 +52,20 @@ def test_rare_words_and_depth_tell_most() -> None:
     assert same > book.likeness("enc.0.query", "e/0/k", (0,), (0,))
     assert book.likeness("x.y", "x.y") == 1.0
     assert book.likeness("foo", "bar") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "expected"),
+    [
+        ("conv2d_12", "Conv2D", ("conv2d", ("conv2d", 12))),
+        ("dense", "Dense", ("dense", ("dense", 0))),
+        ("functional_2/dense_3", "Dense", ("functional/dense", ("dense", 3))),
+        ("multi_head_attention_2/query", "EinsumDense",
+         ("multi_head_attention/query", ("multi_head_attention", 2))),
+        ("lstm_1/lstm_cell", "LSTMCell", ("lstm/lstm_cell", ("lstm_cell", 0))),
+        ("block_2/digit_3", "Dense", ("block_2/digit_3", None)),
+        ("dense_head", "Dense", ("dense_head", None)),
+    ],
+)  # fmt: skip
+def test_numbers_that_keras_gave_are_told_from_those_of_people(path, kind, expected) -> None:
+    assert without_counters(path, kind) == expected
