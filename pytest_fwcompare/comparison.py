@@ -15,12 +15,13 @@ from typing import Any
 from pytest_fwcompare.comparing.attempts import attempted
 from pytest_fwcompare.comparing.conclusion import conclude, time_sides
 from pytest_fwcompare.comparing.judging import judge_examples
-from pytest_fwcompare.comparing.link import choose_mapping, telling_example
+from pytest_fwcompare.comparing.link import choose_mapping
 from pytest_fwcompare.comparing.request import Repro, Request, Story, check_request
 from pytest_fwcompare.errors import FwcompareError, ModelError, OutOfMemory
 from pytest_fwcompare.gate.digest import digest_of
 from pytest_fwcompare.golden.replay import GoldenPair, GoldenReference, GoldenSide
 from pytest_fwcompare.inputs.examples import Example
+from pytest_fwcompare.inputs.search import telling_example
 from pytest_fwcompare.inputs.spec import TensorSpec
 from pytest_fwcompare.opening.trial import open_guarded
 from pytest_fwcompare.progress import tell

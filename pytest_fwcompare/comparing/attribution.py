@@ -19,10 +19,10 @@ from pytest_fwcompare.backends.base import Array
 from pytest_fwcompare.backends.keras.examined import Examined, Ran
 from pytest_fwcompare.backends.keras.formula import run_formula
 from pytest_fwcompare.comparing import elsewhere
-from pytest_fwcompare.comparing.link import telling_example
 from pytest_fwcompare.diagnose.attribute import Given, judge
 from pytest_fwcompare.errors import FwcompareError, UsageError
 from pytest_fwcompare.inputs.examples import plan
+from pytest_fwcompare.inputs.search import telling_example
 from pytest_fwcompare.judge.distances import unit_roundoff
 from pytest_fwcompare.opening.given import open_side
 from pytest_fwcompare.records import Attribution

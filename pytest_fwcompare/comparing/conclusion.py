@@ -12,7 +12,8 @@ from pytest_fwcompare.comparing.diagnosis import Explained, diagnose_finding
 from pytest_fwcompare.comparing.request import Request, Story
 from pytest_fwcompare.comparing.trial import judge_example
 from pytest_fwcompare.errors import FwcompareError, ModelError
-from pytest_fwcompare.inputs.examples import Example, shrink
+from pytest_fwcompare.inputs.examples import Example
+from pytest_fwcompare.inputs.search import shrink
 from pytest_fwcompare.judge.distances import unit_roundoff
 from pytest_fwcompare.judge.tally import Finding
 from pytest_fwcompare.judge.verdict import PRECISION_FACTOR

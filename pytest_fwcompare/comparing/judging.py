@@ -9,7 +9,8 @@ from pytest_fwcompare.comparing.request import Request, Story
 from pytest_fwcompare.comparing.steadiness import ROLES, between_calls, unlike_eager
 from pytest_fwcompare.comparing.trial import judge_example, runs_alone
 from pytest_fwcompare.errors import ModelError, OutOfMemory
-from pytest_fwcompare.inputs.examples import Example, search
+from pytest_fwcompare.inputs.examples import Example
+from pytest_fwcompare.inputs.search import search
 from pytest_fwcompare.judge.tally import ORDER, Finding
 from pytest_fwcompare.progress import tell
 from pytest_fwcompare.running.pair import Pair

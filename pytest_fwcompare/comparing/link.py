@@ -12,7 +12,8 @@ import numpy as np
 from pytest_fwcompare.backends.base import Array, Parameter, Recorded
 from pytest_fwcompare.diagnose.align import match
 from pytest_fwcompare.errors import MappingError, ModelError, OutOfMemory, UsageError
-from pytest_fwcompare.inputs.examples import Example, Plan
+from pytest_fwcompare.inputs.examples import Example
+from pytest_fwcompare.inputs.search import telling_example
 from pytest_fwcompare.judge.distances import finite_maximum
 from pytest_fwcompare.running.outputs import StructureError
 from pytest_fwcompare.running.pair import Pair
@@ -189,16 +190,6 @@ def _aligned(
         reference[missing].parameters if missing is not None else (),
         frontiers_of(reference, port, alignment, vectors),
     )
-
-
-def telling_example(plan: Plan) -> Example:
-    """The first planned example, or the first that the user's strategies give."""
-    planned = next(plan.planned(1), None)
-    if planned is not None:
-        return planned
-    from pytest_fwcompare.inputs.strategies import first_example
-
-    return first_example(plan)
 
 
 def _mapping_of_copy(copy: Callable[[Any, Any], Any], reference: Opened, port: Opened) -> Mapping:

@@ -25,7 +25,8 @@ from pytest_fwcompare.errors import FwcompareError, ModelError
 from pytest_fwcompare.golden import keys
 from pytest_fwcompare.golden.recorder import Recorder, RecordingSide
 from pytest_fwcompare.golden.store import GoldenError, Writer
-from pytest_fwcompare.inputs.examples import Example, search
+from pytest_fwcompare.inputs.examples import Example
+from pytest_fwcompare.inputs.search import search
 from pytest_fwcompare.opening.given import open_side
 from pytest_fwcompare.randomness import seeded
 from pytest_fwcompare.running.observing import Observer

@@ -1,8 +1,8 @@
-"""Examples: one draw for each input, planned first, then searched by Hypothesis, then shrunk."""
+"""Examples: one draw for each input, and the plan of what the draws can be."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -264,42 +264,3 @@ def is_strategy(value: object) -> bool:
         base.__name__ == "SearchStrategy" and base.__module__.startswith("hypothesis.")
         for base in type(value).__mro__
     )
-
-
-def search(plan: Plan, count: int, evaluate: Callable[[Example], float], seed: int) -> None:
-    """Let Hypothesis look for examples that raise what `evaluate` returns.
-
-    Args:
-        plan: what to draw from.
-        count: number of examples.
-        evaluate: judges an example and returns a figure to be driven up; must not raise for a
-            failing example.
-        seed: makes the search deterministic.
-    """
-    from pytest_fwcompare.inputs.strategies import run_search
-
-    run_search(plan, count, evaluate, seed)
-
-
-def shrink(
-    plan: Plan, example: Example, still_fails: Callable[[Example], bool], budget: int = 24
-) -> Example:
-    """A simpler example that still fails, found in at most `budget` evaluations.
-
-    What a strategy of the user's drew is shrunk by Hypothesis, the rest by simpler draws.
-    """
-    if plan.searched:
-        from pytest_fwcompare.inputs.strategies import find_smaller
-
-        return find_smaller(plan, example, still_fails, budget)
-    improved = True
-    while improved and budget > 0:
-        improved = False
-        for candidate in plan.simpler(example):
-            budget -= 1
-            if still_fails(candidate):
-                example, improved = candidate, True
-                break
-            if budget <= 0:
-                break
-    return example

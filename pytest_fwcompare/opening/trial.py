@@ -160,7 +160,7 @@ def _dies(candidate: Candidate, role: str, request: Request) -> bool:
 
 def _run(opened: Opened, role: str, request: Request) -> None:
     """Forward and backward, as the comparison will."""
-    from pytest_fwcompare.comparing.link import telling_example
+    from pytest_fwcompare.inputs.search import telling_example
     from pytest_fwcompare.running.points import arguments
 
     plan, side = request.plan, opened.side

@@ -1,4 +1,4 @@
-"""The axes of a comparison: what may be chosen, by whom, and the cases that follow for one test.
+"""The axes of a comparison: what may be chosen, and by whom.
 
 Nothing in this folder imports a framework, NumPy or Hypothesis: it is read by every pytest run.
 Hence also named tuples, which are made in a fraction of the time of dataclasses.
@@ -6,17 +6,13 @@ Hence also named tuples, which are made in a fraction of the time of dataclasses
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
 from pytest_fwcompare.devices import FORMS, is_device
 from pytest_fwcompare.errors import UsageError
 from pytest_fwcompare.formats import DTYPES
 from pytest_fwcompare.options.given import check_count, split
-
-if TYPE_CHECKING:
-    from pytest_fwcompare.options import Settings
 
 AxisName = Literal["frameworks", "devices", "dtypes", "modes"]
 AXES: tuple[AxisName, ...] = ("frameworks", "devices", "dtypes", "modes")
@@ -47,36 +43,6 @@ class Choice(NamedTuple):
     def named(self) -> bool:
         """True if somebody asked for these values, so that one that is missing must fail."""
         return bool(self.source)
-
-
-class Case(NamedTuple):
-    """The axes of one item.
-
-    Attributes:
-        framework: the framework that is judged; None where the test brings its own models.
-        mode: None for tests that only build.
-        named: axes whose value somebody asked for by name.
-        frameworks: every framework selected for the test, this one included.
-        examples: as in `Settings`, narrowed by the marker.
-    """
-
-    framework: str | None
-    device: str
-    dtype: str
-    mode: str | None
-    named: frozenset[str] = frozenset()
-    frameworks: Choice = Choice(())
-    examples: int | None = None
-
-    @property
-    def id(self) -> str:
-        """As it stands in the item's id: "keras-cpu-float32-eager"."""
-        return "-".join(part for part in (self.framework, self.rest) if part)
-
-    @property
-    def rest(self) -> str:
-        """The id without its framework; items that share it are compared for speed."""
-        return "-".join(part for part in (self.device, self.dtype, self.mode) if part)
 
 
 def default_frameworks() -> tuple[str, ...]:
@@ -131,65 +97,6 @@ def marker_values(arguments: tuple[object, ...], keywords: Mapping[str, Any]) ->
             check_axis(key, values, where)
             made[key] = Choice(values, "the marker")
     return made
-
-
-def cases(
-    settings: Settings, marked: Mapping[str, Any], *, frameworks: bool, modes: bool
-) -> Iterator[Case] | str:
-    """The cases of one test.
-
-    Args:
-        settings: of the run.
-        marked: from `marker_values`.
-        frameworks: whether the framework is an axis of the test.
-        modes: whether the mode is.
-
-    Returns:
-        The cases, or why none is left.
-    """
-    chosen: dict[str, Choice] = {}
-    for axis in AXES:
-        narrowed = narrow(axis, settings.axes[axis], marked.get(axis))
-        if isinstance(narrowed, str):
-            return narrowed
-        chosen[axis] = narrowed
-    picked = chosen["frameworks"]
-    if not picked.values:
-        picked = Choice(default_frameworks())
-    named = frozenset(
-        axis for axis, choice in (*chosen.items(), ("frameworks", picked)) if choice.named
-    )
-    examples = settings.examples
-    if not settings.examples_forced:
-        examples = marked.get("examples", examples)
-    axes: tuple[tuple[str | None, ...], ...] = (
-        picked.values if frameworks else (None,),
-        chosen["devices"].values,
-        chosen["dtypes"].values,
-        chosen["modes"].values if modes else (None,),
-    )
-    return (
-        Case(framework, str(device), str(dtype), mode, named, picked, examples)
-        for framework, device, dtype, mode in itertools.product(*axes)
-    )
-
-
-def narrow(axis: str, choice: Choice, marker: Choice | None) -> Choice | str:
-    """What the marker leaves of an axis; a text if nothing.
-
-    A marker replaces a default, and can only take away from what the user asked for.
-    """
-    if marker is None:
-        return choice
-    if not choice.named:
-        return marker
-    left = tuple(value for value in choice.values if value in marker.values)
-    if not left:
-        return (
-            f"no {axis} left: the marker has {', '.join(marker.values)}, "
-            f"{choice.source} has {', '.join(choice.values)}"
-        )
-    return Choice(left, choice.source)
 
 
 def check_axis(axis: str, values: tuple[str, ...], where: str) -> None:

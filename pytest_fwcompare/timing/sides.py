@@ -123,7 +123,7 @@ def with_footprint(
 
 def timed_example(planned: Plan) -> Example:
     """The example to time: dense normal values, a batch of `BATCH` where the batch is free."""
-    from pytest_fwcompare.comparing.link import telling_example
+    from pytest_fwcompare.inputs.search import telling_example
 
     example = telling_example(planned)
     sizes = tuple((n, BATCH if n in ("batch", "N") else size) for n, size in example.sizes)

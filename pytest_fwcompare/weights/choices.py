@@ -6,20 +6,31 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import combinations, permutations
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from pytest_fwcompare.weights.align import Group
+from pytest_fwcompare.weights.align import Aligner, Group
 from pytest_fwcompare.weights.blocks import Draft
 from pytest_fwcompare.weights.conversions import UNDOCUMENTED, UNORDERED
 from pytest_fwcompare.weights.plans import Choice, Plan
 from pytest_fwcompare.weights.transforms import Transform
 from pytest_fwcompare.weights.words import template
 
-if TYPE_CHECKING:
-    from pytest_fwcompare.weights.guess import Candidates
+
+class Guess(Protocol):
+    """What is asked of a best guess, to find the questions that it leaves; see `Candidates`."""
+
+    aligner: Aligner
+    plan: Plan
+    siblings: tuple[tuple[str, ...], ...]
+
+    def drafts(self) -> list[Draft]:
+        """Every pair of the plan with the ways to read it."""
+
+    def question(self, draft: Draft) -> str:
+        """Name of the layout question of a draft."""
 
 
-def voted(made: Candidates) -> tuple[tuple[str, int], ...]:
+def voted(made: Guess) -> tuple[tuple[str, int], ...]:
     """For each layout question, the answer that layers with unequal sizes give."""
     votes: dict[str, Counter[Transform]] = {}
     drafts = made.drafts()
@@ -36,7 +47,7 @@ def voted(made: Candidates) -> tuple[tuple[str, int], ...]:
     return tuple(chosen)
 
 
-def layout_choices(made: Candidates) -> list[Choice]:
+def layout_choices(made: Guess) -> list[Choice]:
     """One choice for each kind of parameter whose axis order is open, then for each parameter."""
     questions: dict[str, list[Draft]] = {}
     for draft in made.drafts():
@@ -83,7 +94,7 @@ MOST_SIBLINGS = 4
 """Of so many all orders are tried."""
 
 
-def sibling_choices(made: Candidates) -> list[Choice]:
+def sibling_choices(made: Guess) -> list[Choice]:
     """Other orders of layers that take one tensor: in all such places alike, then in each."""
     sets = [found for names in made.siblings if (found := _sibling_units(made, names))]
     places: dict[int, list[list[tuple[int, ...]]]] = {}
@@ -112,7 +123,7 @@ def sibling_choices(made: Candidates) -> list[Choice]:
     return choices
 
 
-def _sibling_units(made: Candidates, names: Sequence[str]) -> list[tuple[int, ...]]:
+def _sibling_units(made: Guess, names: Sequence[str]) -> list[tuple[int, ...]]:
     """The reference's units of those parameters, if shapes allow to exchange what they pair with.
 
     Sets of which names tell any apart are left alone.
@@ -129,7 +140,7 @@ def _sibling_units(made: Candidates, names: Sequence[str]) -> list[tuple[int, ..
     return []
 
 
-def in_all_such_places(made: Candidates, plan: Plan, moved: Plan) -> Plan | None:
+def in_all_such_places(made: Guess, plan: Plan, moved: Plan) -> Plan | None:
     """A plan in which siblings everywhere are reordered as one set of them was.
 
     Who took query, key and value in an order of his own in one block did so in all of them.
@@ -181,7 +192,7 @@ def _reordered(
     return change
 
 
-def swap_choices(made: Candidates) -> list[Choice]:
+def swap_choices(made: Guess) -> list[Choice]:
     """Pairs of equal shapes that names do not tell apart: all of a template, then single ones."""
     aligner = made.aligner
     whole, single = [], []
@@ -213,7 +224,7 @@ def swap_choices(made: Candidates) -> list[Choice]:
 
 
 def template_pairs(
-    made: Candidates, groups: Sequence[Group], first: str, second: str
+    made: Guess, groups: Sequence[Group], first: str, second: str
 ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Pairs of reference units of two templates that stand in one layer each."""
     if first == second:

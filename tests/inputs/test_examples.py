@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_fwcompare import TensorSpec, UsageError, strategies
-from pytest_fwcompare.inputs.examples import Example, is_strategy, plan, search, shrink
+from pytest_fwcompare.inputs.examples import Example, is_strategy, plan
+from pytest_fwcompare.inputs.search import search, shrink
 from pytest_fwcompare.inputs.values import SCALES
 
 BOTH = ("randomised", "given")

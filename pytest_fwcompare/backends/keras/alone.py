@@ -9,11 +9,11 @@ import keras
 import numpy as np
 
 from pytest_fwcompare.backends.base import Argument, Array, Side
-from pytest_fwcompare.backends.keras import KerasBackend
 from pytest_fwcompare.backends.keras.examined import Ran
 from pytest_fwcompare.backends.keras.formula import wide
 from pytest_fwcompare.backends.keras.hair import shakers
 from pytest_fwcompare.backends.keras.stateless import FLOATS
+from pytest_fwcompare.backends.registry import backend
 
 
 def packed(structure: Any, tensors: Sequence[Any]) -> Any:
@@ -62,7 +62,7 @@ class Alone:
     def __init__(
         self, layer: Any, structure: Any, weights: Sequence[Array], dtype: str, device: str
     ) -> None:
-        self.side: Side = KerasBackend().adopt(
+        self.side: Side = backend("keras").adopt(
             Repeated(layer, structure), dtype=dtype, device=device, mode="eager", own=False
         )
         self._layer, self._weights = layer, weights

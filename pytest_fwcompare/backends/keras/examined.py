@@ -9,9 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pytest_fwcompare.backends.base import Array
+import numpy as np
+
 from pytest_fwcompare.networks.graph import Network
 from pytest_fwcompare.weights.transforms import Transform
+
+Array = np.ndarray
 
 
 @dataclass(frozen=True)
