@@ -93,9 +93,7 @@ def test_there_is_no_circle(graph: dict[str, set[str]]) -> None:
 
 
 @pytest.mark.parametrize("one", MEANT, ids=" imports ".join)
-def test_what_is_excepted_closes_a_circle(
-    graph: dict[str, set[str]], one: tuple[str, str]
-) -> None:
+def test_each_exception_is_needed(graph: dict[str, set[str]], one: tuple[str, str]) -> None:
     others = [other for other in MEANT if other != one]
     assert circle(without(graph, *others)), f"{one} needs no exception any more"
 
