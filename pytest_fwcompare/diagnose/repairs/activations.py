@@ -22,6 +22,8 @@ from pytest_fwcompare.diagnose.operations.elementwise import (
 from pytest_fwcompare.diagnose.prove import TELLING, Candidate, is_fitted
 from pytest_fwcompare.diagnose.repairs.base import Spot, decades, repair, show
 from pytest_fwcompare.diagnose.repairs.cells import in_gated_cell
+from pytest_fwcompare.diagnose.repairs.order import is_wave
+from pytest_fwcompare.diagnose.repairs.patterns import is_addition
 
 NONLINEAR = (
     *("relu", "leaky_relu", "elu", "selu", "gelu", "sigmoid", "tanh", "hard_sigmoid", "silu"),
@@ -31,6 +33,15 @@ NONLINEAR = (
 
 FUNCTIONS = ("square", "exp", "abs")
 """Those among them that are no activations, so that one of them more is no activation more."""
+
+ELEMENTARY = (
+    *(*FUNCTIONS, "expm1", "log", "log1p", "sqrt", "rsqrt", "reciprocal"),
+    *("erf", "erfc", "huber", "smooth_l1"),
+)
+"""Functions that are parts of formulas: without one of them the formula is another one."""
+
+ROUNDED = ("sign", "floor", "ceil", "round", "logical_not", "invert")
+"""Functions that choose: what it means to leave one out, no word says."""
 
 PARAMETERS: dict[str, dict[str, list[float]]] = {
     "leaky_relu": {"negative_slope": [-2.0, -0.5, -0.1, -1e-6, 1e-6, *decades(-5, 1, 1)]},
@@ -243,7 +254,7 @@ def place_of_activation(spot: Spot) -> Iterator[Candidate]:
     if name == "identity":
         return
     x = np.asarray(spot.operation.arguments[0], np.float64)
-    cause, text = "activation-place", f"no {name}"
+    cause, text = _missing(spot, name), f"no {name}"
     own = any(limits(spot.graph.records[place]) for place in spot.graph.consumers[spot.place])
     idle = None if own else idle_function(spot.sides, x)
     if idle is not None:
@@ -251,9 +262,25 @@ def place_of_activation(spot: Spot) -> Iterator[Candidate]:
         text = f"{idle}, which changes none of these values, instead of {name}"
     elif in_gated_cell(spot):
         cause = "cell-variant"
+    if cause is None:
+        return
     yield Candidate(cause, text, {spot.place: x}, weak=True)
-    twice = "cell-variant" if cause == "cell-variant" else "activation-place"
-    yield from spot.arguments(twice, f"{name} twice", spot.record.value)
+    yield from spot.arguments(cause, f"{name} twice", spot.record.value)
+
+
+def _missing(spot: Spot, name: str) -> str | None:
+    """What it is called where a function is missing: not each of them is an activation."""
+    if name in ROUNDED:
+        return None
+    if name in ("sin", "cos") and is_wave(spot, spot.place):
+        return "position"
+    if name != "neg":
+        return "activation-variant" if name in ELEMENTARY else "activation-place"
+    after = [spot.replay.operation(place) for place in spot.graph.consumers[spot.place]]
+    if any(is_addition(operation) for operation in after):
+        return "residual"
+    bent = [o.kind in ("activation", "softmax") for o in after if o is not None]
+    return "activation-parameter" if bent and all(bent) else None
 
 
 @repair("activation")
@@ -308,33 +335,6 @@ def _arranged(x: Array, dropped: Array, ratio: float) -> Array:
         other = present[np.clip(near + shift, 0, present.size - 1)]
         found |= np.abs(other - scaled) <= 1e-7 * scale
     return np.where(found, scaled, 0.0)
-
-
-@repair("")
-def moved_activation(spot: Spot) -> Iterator[Candidate]:
-    """The activation that follows applied to an argument instead: before instead of after."""
-    if spot.operation.kind == "activation":
-        return
-    for consumer in spot.graph.consumers[spot.place]:
-        after = spot.replay.operation(consumer)
-        if after is None or after.kind != "activation" or spot.replay.is_identity(consumer):
-            continue
-        name = after.options["function"]
-        for number, argument in enumerate(spot.operation.arguments):
-            if spot.replay.source(spot.place, number) is None:
-                continue
-            inner = attempt(after, (argument,))
-            if inner is None:
-                continue
-            value = attempt(spot.operation, spot.replaced(number, inner))
-            if value is not None:
-                text = f"{name} before instead of after {spot.record.operation}"
-                yield Candidate(
-                    "activation-place",
-                    text,
-                    {consumer: value},
-                    places=(spot.place, consumer),
-                )
 
 
 @repair("", late=True)

@@ -230,19 +230,19 @@ def _near_waves(spot: Spot) -> bool:
     learned = any(graph.records[p].parameters for p in graph.upstream([spot.place]))
     for step in range(8):
         front = list({p for place in front for p in graph.consumers[place]})
-        if not learned and any(_is_wave(spot, p) for p in front):
+        if not learned and any(is_wave(spot, p) for p in front):
             return True
         if step < 3 and any(by_waves(spot, p) for p in front):
             return True
     front = [spot.place]
     for _ in range(3):
         front = list({p for place in front for p in graph.inputs[place]})
-        if any(by_waves(spot, p) or _is_wave(spot, p) for p in front):
+        if any(by_waves(spot, p) or is_wave(spot, p) for p in front):
             return True
     return False
 
 
-def _is_wave(spot: Spot, place: int) -> bool:
+def is_wave(spot: Spot, place: int) -> bool:
     """Whether an operation is a sine or cosine of positions: of a constant, or beside the other.
 
     A sine of data alone is an activation.
@@ -418,7 +418,7 @@ def by_waves(spot: Spot, place: int) -> bool:
     own = spot.graph.downstream(spot.graph.inputs[spot.place])
     front = list(spot.graph.inputs[place])
     for _ in range(3):
-        if any(_is_wave(spot, p) and p not in own for p in front):
+        if any(is_wave(spot, p) and p not in own for p in front):
             return True
         front = [p for source in front for p in spot.graph.inputs[source]]
     return False

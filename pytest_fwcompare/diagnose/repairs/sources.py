@@ -75,13 +75,19 @@ def residual(spot: Spot) -> Iterator[Candidate]:
         yield from _passed_by(spot, number, source)
     if not (_is_fed(spot, first) and _is_fed(spot, second)) or _is_formula(spot, sources):
         return
+    joined = _of_one_stream(spot, first, second)
     for number in (0, 1):
         zero = np.zeros_like(operation.arguments[number])
         yield from spot.arguments(
             "residual", "one summand left out", *spot.replaced(number, zero), weak=True
         )
+        if not joined:
+            continue  # branches of their own, of which none is a residual
         x, y = operation.arguments[number], operation.arguments[1 - number]
         yield from spot.arguments("residual", "one summand twice", *spot.replaced(number, 2 * x))
+        if x.shape == y.shape:
+            text = "one summand twice, the other one not added"
+            yield from spot.arguments("residual", text, *spot.replaced(number, y))
         if passes_by(spot, spot.place) and x.shape == y.shape == spot.record.value.shape:
 
             def family(c: float, x: Array = x, y: Array = y) -> Array:
@@ -97,6 +103,17 @@ def residual(spot: Spot) -> Iterator[Candidate]:
 def _is_fed(spot: Spot, place: int) -> bool:
     """Whether an input goes into a summand, so that it is no table of positions."""
     return place in spot.sides.fed and not is_score_table(spot, place)
+
+
+def _of_one_stream(spot: Spot, first: int, second: int) -> bool:
+    """Whether both summands come of one computed tensor, as a residual and its branch do.
+
+    Of branches that have nothing but the inputs in common, none is a residual.
+    """
+    before, beside = spot.graph.upstream([first]), spot.graph.upstream([second])
+    if first in beside or second in before:
+        return True
+    return any(spot.graph.inputs[place] and place in spot.sides.fed for place in before & beside)
 
 
 def _is_residual(spot: Spot, place: int) -> bool:
