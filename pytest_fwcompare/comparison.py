@@ -139,19 +139,7 @@ def compare(
 
 def compare_opened(ours: Opened, theirs: Opened, request: Request) -> Comparison:
     """The comparison of two opened sides; they stay open."""
-    blank = Comparison(
-        "error",
-        ours.side.framework,
-        theirs.side.framework,
-        dtype=request.dtype,
-        device=request.device,
-        mode=request.mode,
-        checks=request.checks,
-        seed=request.seed,
-        environment={
-            opened.side.framework: opened.backend.environment() for opened in (ours, theirs)
-        },
-    )
+    blank = blank_of(ours, theirs, request)
     story = Story()
     try:
         telling = prepare(ours, theirs, request)
@@ -217,6 +205,23 @@ def calm_threads(*sides: Opened) -> Iterator[None]:
     finally:
         for backend, threads in reversed(before):
             backend.set_threads(threads)
+
+
+def blank_of(ours: Opened, theirs: Opened, request: Request) -> Comparison:
+    """What is known before anything has run; an error until it is known better."""
+    return Comparison(
+        "error",
+        ours.side.framework,
+        theirs.side.framework,
+        dtype=request.dtype,
+        device=request.device,
+        mode=request.mode,
+        checks=request.checks,
+        seed=request.seed,
+        environment={
+            opened.side.framework: opened.backend.environment() for opened in (ours, theirs)
+        },
+    )
 
 
 def is_large(opened: Opened) -> bool:

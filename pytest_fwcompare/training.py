@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pytest_fwcompare.comparing.request import Request, Story, check_request
-from pytest_fwcompare.comparison import calm_threads, make_pair, prepare
+from pytest_fwcompare.comparison import blank_of, calm_threads, make_pair, prepare
 from pytest_fwcompare.errors import ModelError, UsageError
 from pytest_fwcompare.inputs.spec import TensorSpec
 from pytest_fwcompare.losses import check_loss
@@ -147,19 +147,7 @@ def check_training(
 
 def train_opened(ours: Opened, theirs: Opened, request: Request, training: Training) -> Comparison:
     """The comparison of two opened sides; they stay open."""
-    blank = Comparison(
-        "error",
-        ours.side.framework,
-        theirs.side.framework,
-        dtype=request.dtype,
-        device=request.device,
-        mode=request.mode,
-        checks=("training",),
-        seed=request.seed,
-        environment={
-            opened.side.framework: opened.backend.environment() for opened in (ours, theirs)
-        },
-    )
+    blank = replace(blank_of(ours, theirs, request), checks=("training",))
     story = Story()
     try:
         telling = prepare(ours, theirs, request)

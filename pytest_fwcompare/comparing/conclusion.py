@@ -46,14 +46,7 @@ def conclude(blank: Comparison, pair: Pair, request: Request, story: Story) -> C
     elif verdict not in ("equivalent",) and story.unsteady is None:
         tell("making the example small")
         worst = shrunk(pair, request, worst)
-    if story.unsteady is not None:
-        found = Explained(story.unsteady.verdict, message=story.unsteady.text)
-    else:
-        if verdict != "equivalent":
-            tell("looking for the place and the cause")
-        found = diagnose_finding(
-            pair, request.explain, verdict, worst, story.tally, story.unstable
-        )
+    found = explained(pair, request, story, verdict, worst)
     verdict = found.verdict
     rows = story.tally.rows()
     distributions = kept_distributions(pair, request, story)
@@ -95,6 +88,17 @@ def conclude(blank: Comparison, pair: Pair, request: Request, story: Story) -> C
         ),
     )
     return made if made.passed or request.repro is None else reproduced(made, pair, request, worst)
+
+
+def explained(
+    pair: Pair, request: Request, story: Story, verdict: Verdict, worst: Finding[Example]
+) -> Explained:
+    """Place and cause of the worst finding; of a side that is unlike itself nothing is asked."""
+    if story.unsteady is not None:
+        return Explained(story.unsteady.verdict, message=story.unsteady.text)
+    if verdict != "equivalent":
+        tell("looking for the place and the cause")
+    return diagnose_finding(pair, request.explain, verdict, worst, story.tally, story.unstable)
 
 
 def reproduced(

@@ -77,6 +77,15 @@ def pairs(layer: Layer, word: str, value: object, axes: int | None) -> None:
             whole(layer, word, number, 0)
 
 
+def spatial(layer: Layer, shapes: Sequence[Shape], space: int) -> None:
+    """One input with as many spatial axes between the batch and the features."""
+    if len(shapes) == 1 and len(shapes[0]) != space + 2:
+        raise layer.error(
+            f"expected an input of {space + 2} axes (batch, {space} spatial, features), got "
+            f"{len(shapes[0])} in shape {show(shapes[0])}"
+        )
+
+
 def features(layer: Layer, shape: Shape) -> int:
     """The last size, which must be known."""
     if not isinstance(shape[-1], int):

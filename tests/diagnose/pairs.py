@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-
-from pytest_fwcompare.backends.base import Argument
-from pytest_fwcompare.diagnose import diagnose
+from passes import asked, given, recorded
 
 
 def diagnose_pair(reference, port, *inputs, **options):
@@ -36,20 +34,13 @@ def _diagnose_pair(reference, port, *inputs, **options):
                 value = generator.uniform(0.5, 1.5, tuple(buffer.shape))
                 buffer.copy_(torch.from_numpy(value))
     port.load_state_dict(reference.state_dict(), strict=False)
-    arguments = [
-        Argument(str(n), value.astype("float32") if value.dtype.kind == "f" else value)
-        for n, value in enumerate(inputs)
-    ]
+    arguments = given(inputs)
     passes, gradients = [], []
     sides = []
     for model in (reference.eval(), port.eval()):
         side = TorchBackend().adopt(model, dtype="float32", device="cpu", mode="eager", own=True)
-        made = side.forward(arguments, precision="double", record=True)
-        cotangents = {
-            name: np.random.default_rng(4).normal(size=value.shape)
-            for name, value in made.outputs.items()
-        }
-        gradients.append(made.backward(cotangents).parameters)
+        made, found = recorded(side, arguments)
+        gradients.append(found)
         passes.append(made)
         sides.append(side)
     mismatch = {}
@@ -61,13 +52,4 @@ def _diagnose_pair(reference, port, *inputs, **options):
         obtained = np.zeros_like(mine) if other is None else np.asarray(other)
         if np.abs(mine - obtained).max() > 1e-6 * np.abs(mine).max():
             mismatch[name] = (np.asarray(mine), obtained)
-    return diagnose(
-        passes[0].recorded(),
-        passes[1].recorded(),
-        reference_parameters=sides[0].read(),
-        reference_layers=sides[0].parameters(),
-        parameter_gradient_mismatch=mismatch,
-        reference_outputs=passes[0].outputs,
-        port_outputs=passes[1].outputs,
-        **options,
-    )
+    return asked(sides, passes, mismatch, **options)

@@ -10,9 +10,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import numpy as np
-
-from pytest_fwcompare.backends.base import Argument
-from pytest_fwcompare.diagnose import diagnose
+from passes import asked, given, recorded
 
 PAIRS = (("torch", "torch"), ("torch", "jax"), ("jax", "torch"))
 
@@ -154,19 +152,11 @@ def side_of(framework, middle, weights):
 def diagnose_twofold(reference, port, pair, sizes, *inputs):
     """Diagnosis of two functions, each in the framework that the pair names for it."""
     weights = drawn(sizes)
-    arguments = [
-        Argument(f"x{n}", value.astype("float32") if value.dtype.kind == "f" else value)
-        for n, value in enumerate(inputs)
-    ]
+    arguments = given(inputs)
     passes, gradients, sides = [], [], []
     for framework, middle in zip(pair, (reference, port), strict=True):
         side = side_of(framework, middle, weights)
-        made = side.forward(arguments, precision="double", record=True)
-        cotangents = {
-            name: np.random.default_rng(4).normal(size=value.shape)
-            for name, value in made.outputs.items()
-        }
-        found = made.backward(cotangents).parameters
+        made, found = recorded(side, arguments)
         gradients.append({name.strip("[']\""): value for name, value in found.items()})
         passes.append(made)
         sides.append(side)
@@ -177,12 +167,4 @@ def diagnose_twofold(reference, port, pair, sizes, *inputs):
         obtained = np.zeros_like(mine) if other is None else np.asarray(other)
         if np.abs(mine - obtained).max() > 1e-6 * np.abs(mine).max() + 1e-10:
             mismatch[name] = (mine, obtained)
-    return diagnose(
-        passes[0].recorded(),
-        passes[1].recorded(),
-        reference_parameters=sides[0].read(),
-        reference_layers=sides[0].parameters(),
-        parameter_gradient_mismatch=mismatch,
-        reference_outputs=passes[0].outputs,
-        port_outputs=passes[1].outputs,
-    )
+    return asked(sides, passes, mismatch)

@@ -17,6 +17,7 @@ from pytest_fwcompare.backends.base import (
     Precision,
     Side,
 )
+from pytest_fwcompare.backends.eager import Switched
 from pytest_fwcompare.backends.exhausted import is_exhausted, out_of_memory
 from pytest_fwcompare.backends.jax.devices import is_cpu
 from pytest_fwcompare.backends.jax.dropout import shared_dropout
@@ -42,7 +43,7 @@ def quick_jit(function: Callable[..., Any], device: Any) -> Any:
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
 
 
-class JaxModel(Side):
+class JaxModel(Switched, Side):
     """A JAX model with its arrays on a device, and the parts that its passes are made of."""
 
     framework = "jax"
@@ -177,15 +178,6 @@ class JaxModel(Side):
             if not is_cpu(self.device) or jax.config.jax_default_matmul_precision:
                 stack.enter_context(jax.default_matmul_precision(wanted))
             yield
-
-    @contextlib.contextmanager
-    def eagerly(self) -> Iterator[None]:
-        """Operation by operation."""
-        before, self.mode = self.mode, "eager"
-        try:
-            yield
-        finally:
-            self.mode = before
 
     @contextlib.contextmanager
     def errors(self, stage: str) -> Iterator[None]:

@@ -17,6 +17,7 @@ from pytest_fwcompare.backends.base import (
     Parameter,
     Side,
 )
+from pytest_fwcompare.backends.eager import Switched
 from pytest_fwcompare.backends.exhausted import is_exhausted, out_of_memory
 from pytest_fwcompare.backends.tensorflow.record import Scopes
 from pytest_fwcompare.backends.tensorflow.state import (
@@ -40,7 +41,7 @@ class Owned:
     variable: Any
 
 
-class TensorFlowModel(Side):
+class TensorFlowModel(Switched, Side):
     """A model of TensorFlow, run in place: its state is kept and put back by `close`.
 
     Subclasses say how a model lists its variables, is called, and what else it holds.
@@ -215,15 +216,6 @@ class TensorFlowModel(Side):
             else:
                 made.append(tf.constant(value, self.integer(argument)))
         return made
-
-    @contextmanager
-    def eagerly(self) -> Iterator[None]:
-        """The call itself instead of a function of it."""
-        before, self.mode = self.mode, "eager"
-        try:
-            yield
-        finally:
-            self.mode = before
 
     def _scope(self) -> AbstractContextManager[Any]:
         """The device, unless there is no other: a scope costs every eager operation a little."""

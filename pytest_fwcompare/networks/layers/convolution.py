@@ -39,11 +39,7 @@ class Window(Layer):
         checks.padding(self, pad, self.space, self.words)
 
     def infer(self, *shapes: Shape) -> Shape:
-        if len(shapes) == 1 and len(shapes[0]) != self.space + 2:
-            raise self.error(
-                f"expected an input of {self.space + 2} axes (batch, {self.space} spatial, "
-                f"features), got {len(shapes[0])} in shape {show(shapes[0])}"
-            )
+        checks.spatial(self, shapes, self.space)
         return super().infer(*shapes)
 
 

@@ -54,11 +54,7 @@ class Pool(Layer):
         return self.pool_size if self.stride is None else self.stride
 
     def infer(self, *shapes: Shape) -> Shape:
-        if len(shapes) == 1 and len(shapes[0]) != self.space + 2:
-            raise self.error(
-                f"expected an input of {self.space + 2} axes (batch, {self.space} spatial, "
-                f"features), got {len(shapes[0])} in shape {show(shapes[0])}"
-            )
+        checks.spatial(self, shapes, self.space)
         return super().infer(*shapes)
 
     def _infer(self, *shapes: Shape) -> Shape:
