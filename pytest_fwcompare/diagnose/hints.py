@@ -228,11 +228,20 @@ def _records(records: Sequence[Recorded], path: str, operation: str) -> list[Rec
 
 
 def _merged(records: Sequence[Recorded], aligned: bool) -> dict[str, tuple[Any, str]]:
+    """Options of several calls, the first that says one; none on which calls of a kind differ.
+
+    A model that runs all its convolutions itself does not say which of them is meant.
+    """
     made: dict[str, tuple[Any, str]] = {}
+    told_by: dict[str, str] = {}
+    unclear: set[str] = set()
     for record in records:
         for option, fact in facts(record.attributes, record.value.ndim if aligned else 0).items():
-            made.setdefault(option, fact)
-    return made
+            if told_by.setdefault(option, record.operation) != record.operation:
+                continue
+            if made.setdefault(option, fact)[0] != fact[0]:
+                unclear.add(option)
+    return {option: fact for option, fact in made.items() if option not in unclear}
 
 
 def _by_options(

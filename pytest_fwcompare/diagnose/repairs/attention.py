@@ -204,8 +204,8 @@ def softmax_options(spot: Spot) -> Iterator[Candidate]:
         if axis != own:
             text = f"softmax over axis {axis} (reference {own})"
             yield from spot.change("softmax-axis", text, axis=axis)
-    attention = near(spot.replay, spot.place, {"matmul"}, onward=False)
-    cause = "activation-parameter" if attention is None else "attention-scale"
+    attends = is_attention(spot, spot.place)
+    cause = "attention-scale" if attends else "activation-parameter"
     yield from spot.solved(cause, "temperature", "temperature", 1.0, decades(-4, 4))
     name = spot.record.operation
     if spot.operation.options["log"]:
