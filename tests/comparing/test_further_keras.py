@@ -168,3 +168,41 @@ def test_a_right_value_that_the_port_goes_on_to_change():
 
     comparison = compare(reference, keras_pooled, inputs=IMAGES, examples=5, checks=("forward",))
     assert places(comparison) == [("pool", "pool-count")]
+
+
+@pytest.mark.parametrize(("slope", "wanted"), [(None, "dense"), (0.3, "dense_1")])
+def test_layers_are_told_by_their_names_as_keras_numbers_them(slope, wanted):
+    """TensorFlow numbers a scope that is opened again in the same way."""
+
+    def reference():
+        keras.utils.set_random_seed(0)
+        layers = keras.layers
+        return keras.Sequential(
+            [
+                keras.Input((6,)),
+                layers.Dense(8, activation="gelu", name="dense"),
+                layers.Dense(8, activation="leaky_relu", name="dense_1"),
+                layers.Dense(8, activation="tanh", name="dense_2"),
+            ],
+            name="sequential",
+        )
+
+    class Port(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x):
+            x = F.gelu(self.a(x), approximate="none" if slope else "tanh")
+            return torch.tanh(self.c(F.leaky_relu(self.b(x), slope or 0.2)))
+
+    def port():
+        torch.manual_seed(0)
+        return Port().eval()
+
+    comparison = compare(
+        reference, port, inputs={"x": TensorSpec(("batch", 6))}, examples=4, checks=("forward",)
+    )
+    assert comparison.culprit == wanted
+    assert comparison.further == ()
+    assert [row.path for row in comparison.depth] == ["dense", "dense_1", "dense_2"]

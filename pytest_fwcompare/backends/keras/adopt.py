@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -14,11 +15,12 @@ from pytest_fwcompare.backends.keras.calling import bound_call, is_flat_dict, ke
 from pytest_fwcompare.backends.keras.examinable import Examinable
 from pytest_fwcompare.backends.keras.portable import without_cudnn
 from pytest_fwcompare.backends.layer_trees import all_layers
-from pytest_fwcompare.backends.tensorflow.layers_tree import layer_owned, layer_scopes
+from pytest_fwcompare.backends.tensorflow.layers_tree import layer_owned, layer_scopes, told_layers
 from pytest_fwcompare.backends.tensorflow.model import Owned
 from pytest_fwcompare.backends.tensorflow.record import Scopes
 from pytest_fwcompare.backends.tensorflow.side import TensorFlowSide
 from pytest_fwcompare.backends.tensorflow.state import elsewhere, is_gpu
+from pytest_fwcompare.backends.tensorflow.watch import layers_marked
 
 
 class KerasSide(Examinable, TensorFlowSide):
@@ -156,4 +158,12 @@ class KerasSide(Examinable, TensorFlowSide):
 
     def scopes(self) -> Scopes:
         """Names of the model and its layers."""
-        return layer_scopes(self.model)
+        return layer_scopes(self.model, self._opened)
+
+    _opened: Mapping[str, str] = MappingProxyType({})
+
+    @contextmanager
+    def tracing(self) -> Iterator[None]:
+        """Layers open scopes of their own."""
+        with layers_marked(keras.layers.Layer, told_layers(self.model)) as self._opened:
+            yield

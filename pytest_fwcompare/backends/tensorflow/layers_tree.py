@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pytest_fwcompare.backends.layer_trees import all_layers, weight_facts
@@ -30,8 +30,8 @@ def layer_owned(
     ]
 
 
-def layer_scopes(model: Any) -> Scopes:
-    """Names of the model's layers, and that of the model, which is no part of their paths.
+def told_layers(model: Any) -> list[Any]:
+    """The model and those of its layers that count as one.
 
     Cells and directions are parts of their recurrent layer, as they are in torch.
     """
@@ -42,5 +42,15 @@ def layer_scopes(model: Any) -> Scopes:
         for part in all_layers(layer)
         if part is not layer
     }
-    layers = [layer for layer in all_layers(model) if id(layer) not in inner]
-    return Scopes(frozenset(str(layer.name) for layer in layers), model.name)
+    return [layer for layer in all_layers(model) if id(layer) not in inner]
+
+
+def layer_scopes(model: Any, opened: Mapping[str, str] | None = None) -> Scopes:
+    """Names of the model's layers, and that of the model, which is no part of their paths.
+
+    Args:
+        model: a Keras model or layer.
+        opened: names of layers by the scopes that were opened for them.
+    """
+    names = frozenset(str(layer.name) for layer in told_layers(model))
+    return Scopes(names, model.name, layers=opened or {})

@@ -35,11 +35,14 @@ class Scopes:
         names: of the model and all its layers.
         root: of the model, which paths leave out.
         marks: paths of modules by the names of scopes that were opened for them.
+        layers: names of layers by the names of scopes that were opened for them; where there are
+            any, no other scope tells one.
     """
 
     names: frozenset[str]
     root: str
     marks: Mapping[str, str] = field(default_factory=dict)
+    layers: Mapping[str, str] = field(default_factory=dict)
 
     def path(self, name: str) -> str:
         """Layer path of an operation, "" for the model itself.
@@ -49,6 +52,8 @@ class Scopes:
         """
         found: list[str] = []
         marked = ""
+        if layers := self._told(name):
+            return self.within("/".join(layers))
         for scope in name.split("/")[:-1]:
             plain = scope if scope in self.names else re.sub(r"_\d+$", "", scope)
             # A layer may open a scope of its own name in its own.
@@ -56,6 +61,16 @@ class Scopes:
                 found.append(plain)
             marked = self.marks.get(scope, self.marks.get(plain, marked))
         return marked or self.within("/".join(found))
+
+    def _told(self, name: str) -> list[str]:
+        """Names of the layers whose scopes of ours an operation is in."""
+        found: list[str] = []
+        for scope in name.split("/")[:-1]:
+            # Numbered where the layer is called again.
+            layer = self.layers.get(scope, self.layers.get(re.sub(r"_\d+$", "", scope)))
+            if layer is not None and found[-1:] != [layer]:
+                found.append(layer)
+        return found
 
     def within(self, path: str) -> str:
         """A layer path without the model's own name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -68,6 +68,27 @@ def marked(root: Any) -> Iterator[dict[str, str]]:
                 kind.__call__ = call
             else:
                 del kind.__call__
+
+
+@contextmanager
+def layers_marked(base: type, layers: Iterable[Any]) -> Iterator[dict[str, str]]:
+    """Let every call of a layer open a scope of ours; yields the layers' names by the scopes'.
+
+    The scopes that Keras opens are numbered by TensorFlow where a name was used before: "dense_1"
+    is the layer of that name, or "dense" for the second time.
+
+    Args:
+        base: class whose `__call__` all layers go through.
+        layers: those that are told.
+    """
+    named = {id(layer): str(layer.name) for layer in layers}
+    numbers = {identity: number for number, identity in enumerate(named)}
+    call = vars(base)["__call__"]
+    setattr(base, "__call__", scoped(call, numbers))  # noqa: B010 - mypy forbids the plain form
+    try:
+        yield {f"{MARK}{numbers[identity]}_": name for identity, name in named.items()}
+    finally:
+        setattr(base, "__call__", call)  # noqa: B010
 
 
 def scoped(call: Callable[..., Any], numbers: Mapping[int, int]) -> Callable[..., Any]:
