@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 pytest.importorskip("jax")
 from twofold import diagnose_twofold, each_with_pairs
 
@@ -166,3 +166,47 @@ def test_a_summand_twice_is_a_residual_only_beside_a_stream(pair) -> None:
     assert "one summand twice, the other one not added" in found.evidence[0]
     found = diagnose_twofold(summed(False, False), summed(False, True), pair, SIZES, X)
     assert found.cause is None, found.evidence
+
+
+class Modules(nn.Module):
+    """A norm and an activation as modules; a block's activation is used twice."""
+
+    def __init__(self, early=False, inside=False):
+        super().__init__()
+        self.stem, self.norm, self.act = nn.Linear(8, 8), nn.BatchNorm1d(8), nn.SELU()
+        self.first, self.relu = nn.Linear(8, 8), nn.ReLU()
+        self.head, self.early, self.inside = nn.Linear(8, 3), early, inside
+
+    def forward(self, x):
+        y = self.stem(x)
+        y = self.norm(self.act(y)) if self.early else self.act(self.norm(y))
+        z = self.first(self.relu(y))
+        return self.head(self.relu(z) + y if self.inside else self.relu(z + y))
+
+
+def test_a_module_has_moved_and_a_shared_one_is_called_elsewhere() -> None:
+    x = np.asarray(X[0])
+    found = diagnose_pair(Modules(), Modules(early=True), x)
+    assert (found.cause, found.culprit) == ("activation-place", "act")
+    found = diagnose_pair(Modules(), Modules(inside=True), x)
+    assert (found.cause, found.culprit) == ("activation-place", "")
+
+
+class Patches(nn.Module):
+    """Places of an image as steps that look at each other; by column, or with heads for places."""
+
+    def __init__(self, column=False):
+        super().__init__()
+        self.stem, self.column = nn.Conv2d(3, 4, 2, stride=2), column
+        self.table = nn.Parameter(torch.zeros(6, 4))
+
+    def forward(self, x):
+        y = self.stem(x)
+        y = (y.transpose(2, 3) if self.column else y).flatten(2).transpose(1, 2) + self.table
+        return torch.softmax(y @ y.transpose(1, 2), -1) @ y
+
+
+def test_places_in_another_order_are_no_heads() -> None:
+    x = np.random.default_rng(7).normal(size=(2, 3, 4, 6))
+    found = diagnose_pair(Patches(), Patches(column=True), x)
+    assert found.cause == "flatten-order", found.evidence

@@ -161,7 +161,20 @@ def _regroups_features(spot: Spot, place: int) -> bool:
     if operation is None or operation.options.get("move") != "reshape":
         return False
     groups = blocks(operation.arguments[0].shape, spot.graph.records[place].value.shape)
+    if groups and len(groups[-1][0]) > 1 and _is_turned(spot, place):
+        return False  # places of an image, its channels before them
     return not groups or [len(part) for part in groups[-1]] != [1, 1]
+
+
+def _is_turned(spot: Spot, place: int) -> bool:
+    """Whether all that is made of a value has its last axis moved elsewhere."""
+    after = [spot.replay.operation(consumer) for consumer in spot.graph.consumers[place]]
+    return bool(after) and all(
+        operation is not None
+        and operation.options.get("move") == "transpose"
+        and operation.options["axes"][-1] != len(operation.options["axes"]) - 1
+        for operation in after
+    )
 
 
 def is_score_table(spot: Spot, place: int) -> bool:

@@ -209,6 +209,8 @@ def undivided(spot: Spot) -> Iterator[Candidate]:
         return
     weighted = spot.replay.source(total, 0)
     product = spot.replay.operation(weighted) if weighted is not None else None
+    if product is not None and product.kind in ("mask", "where"):
+        yield from _over_all_cells(spot, inner)
     if product is None or product.options.get("function") != "multiply":
         return
     if len(product.arguments) != 2:
@@ -221,10 +223,15 @@ def undivided(spot: Spot) -> Iterator[Candidate]:
         if plain.shape == spot.record.value.shape:
             text = "the mean of all cells, masked ones counted"
             yield Candidate("mask", text, {spot.place: plain}, places=(spot.place,))
-            count = float(np.prod([x.shape[axis] for axis in options["axes"]]))
-            text = "the sum of what is not masked divided by the count of all cells"
-            value = np.asarray(operation.arguments[0] / count)
-            yield Candidate("mask", text, {spot.place: value}, places=(spot.place,))
+            yield from _over_all_cells(spot, inner)
+
+
+def _over_all_cells(spot: Spot, total: Operation) -> Iterator[Candidate]:
+    """A sum of what a mask lets through divided by the count of all cells."""
+    count = float(np.prod([total.arguments[0].shape[axis] for axis in total.options["axes"]]))
+    text = "the sum of what is not masked divided by the count of all cells"
+    value = np.asarray(spot.operation.arguments[0] / count)
+    yield Candidate("reduction", text, {spot.place: value}, places=(spot.place,))
 
 
 @repair("arithmetic")
@@ -291,8 +298,15 @@ def masked_mean(spot: Spot) -> Iterator[Candidate]:
             total = (x * weights).sum(axis=axis, keepdims=options["keepdims"])
             count = weights.sum(axis=axis, keepdims=options["keepdims"])
             value = total / np.maximum(count, 1e-300)
-        text = f"cells left out that {record.attributes.get('name', 'an input')} masks"
-        yield Candidate("mask", text, {spot.place: value}, places=(spot.place,))
+        name = record.attributes.get("name", "an input")
+        cause, text = "mask", f"cells left out that {name} masks"
+        if options["function"] == "mean" and np.array_equal(x * weights, x):
+            # They are zeros already: only what the sum is divided by is another count.
+            cause, text = (
+                "reduction",
+                f"the sum divided by the count of the cells that {name} keeps",
+            )
+        yield Candidate(cause, text, {spot.place: value}, places=(spot.place,))
 
 
 @repair("reduction")

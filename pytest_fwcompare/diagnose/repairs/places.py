@@ -117,6 +117,12 @@ def _used_by(spot: Spot, place: int) -> list[int]:
 
 
 def _is_module(spot: Spot, place: int) -> bool:
-    """Whether an operation is a module of its own, and no code around modules."""
-    path = spot.graph.records[place].path
-    return path != spot.record.path and path not in spot.graph.containers
+    """Whether an activation is a module of its own behind another one.
+
+    One that several places use belongs to the code around it, as what a sum is made by does.
+    """
+    graph = spot.graph
+    path, own = graph.records[place].path, spot.record.path
+    if path == own or {path, own} & graph.containers:
+        return False
+    return sum(record.path == path for record in graph.records) == 1

@@ -1,4 +1,4 @@
-"""Repairs of tables that are added to scores: relative positions, slopes of distances.
+"""Repairs of tables that are added: to steps, and to scores (relative positions, slopes).
 
 What the port adds is seen where it shows the sum: less the reference's scores, it must be the same
 for every row of the batch. It is a cause only if it is made of what the reference adds: the same
@@ -38,6 +38,40 @@ class Added:
     number: int
     scores: Array
     table: Array
+
+
+ROLLED = 64
+"""Rows of a table up to which each number of rows that it may be rolled by is tried."""
+
+FEW = 4
+"""The same for longer tables: rows at their start and at their end."""
+
+
+@repair("arithmetic")
+def rolled_table(spot: Spot) -> Iterator[Candidate]:
+    """A table of positions added with its rows moved on, the last ones to the front."""
+    operation = spot.operation
+    if operation.options["function"] != "add" or len(operation.arguments) != 2:
+        return
+    for number, own in enumerate(operation.arguments):
+        source = spot.replay.source(spot.place, number)
+        if (source is not None and source in spot.sides.fed) or spot.place not in spot.sides.fed:
+            continue
+        for text, other in _rolls(own):
+            made = attempt(operation, spot.replaced(number, other))
+            if made is not None:
+                yield Candidate("position", text, {spot.place: made}, places=(spot.place,))
+
+
+def _rolls(table: Array) -> Iterator[tuple[str, Array]]:
+    """A table rolled along each axis but its last, the features."""
+    for axis in range(table.ndim - 1):
+        size = table.shape[axis]
+        for step in range(1, size) if size <= ROLLED else (*range(1, FEW), *range(-FEW, 0)):
+            other = np.roll(table, step, axis)
+            if not np.array_equal(table, other):
+                shown = step if step <= size // 2 else step - size
+                yield f"the table rolled by {shown} along axis {axis}", other
 
 
 @repair("arithmetic", "attention")
