@@ -7,7 +7,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("jax")
-from twofold import diagnose_twofold, each_with_pairs
+from pairs import diagnose_pair  # noqa: E402
+from torch import nn  # noqa: E402
+from twofold import diagnose_twofold, each_with_pairs  # noqa: E402
 
 X = np.random.default_rng(5).normal(size=(3, 5, 8)).astype(np.float32)
 SIZES = {
@@ -193,7 +195,7 @@ def test_a_module_has_moved_and_a_shared_one_is_called_elsewhere() -> None:
 
 
 class Patches(nn.Module):
-    """Places of an image as steps that look at each other; by column, or with heads for places."""
+    """Places of an image as steps that look at each other; read by column."""
 
     def __init__(self, column=False):
         super().__init__()

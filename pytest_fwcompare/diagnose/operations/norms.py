@@ -216,3 +216,24 @@ def cumulate(arguments: Arguments, options: Mapping[str, Any]) -> Array:
     made = np.cumsum(turned, axis=axis)
     made = made - turned if options.get("exclusive") else made
     return np.asarray(np.flip(made, axis) if options.get("reverse") else made)
+
+
+def _weight_norms(record: Recorded) -> Iterator[Guess]:
+    """A direction and a length for each index along an axis, or one length for all."""
+    if len(record.arguments) != 2:
+        return
+    v, g = record.arguments
+    for axis in range(v.ndim):
+        others = tuple(other for other in range(v.ndim) if other != axis)
+        if g.size == v.shape[axis]:
+            yield (v, g), {"axes": others}
+    yield (v, g), {"axes": tuple(range(v.ndim))}
+
+
+@rule("weight norm", "weight_norm", "weight_norm_interface", guesses=_weight_norms)
+def weight_norm(arguments: Arguments, options: Mapping[str, Any]) -> Array:
+    """G v / |v|, the length taken over axes (Salimans and Kingma 2016); as it is without axes."""
+    v, g = arguments
+    if options["axes"]:
+        v = v / np.sqrt(np.square(v).sum(axis=options["axes"], keepdims=True))
+    return np.asarray(v * g if options.get("scaled", True) else v)

@@ -9,6 +9,7 @@ import numpy as np
 
 from pytest_fwcompare.backends.base import Array
 from pytest_fwcompare.diagnose.align import Index
+from pytest_fwcompare.diagnose.operations import attempt
 from pytest_fwcompare.diagnose.operations.norms import axis_sets
 from pytest_fwcompare.diagnose.prove import Candidate, is_fitted
 from pytest_fwcompare.diagnose.repairs.base import Spot, decades, repair, show
@@ -255,3 +256,21 @@ def reduction(spot: Spot) -> Iterator[Candidate]:
                 times = float(np.prod([spot.operation.arguments[0].shape[a] for a in summed]))
                 text = f"the sum over axes {summed}, the mean over the others alone"
                 yield Candidate("reduction", text, {spot.place: times * spot.record.value})
+
+
+@repair("weight norm")
+def weight_norms(spot: Spot) -> Iterator[Candidate]:
+    """A weight's direction normalised over other axes; its length left out."""
+    v, own = spot.operation.arguments[0], tuple(spot.operation.options["axes"])
+    # The layer that has the weight, not what its framework keeps it in.
+    culprit = (spot.record.path.partition(".parametrizations.")[0], None)
+    every = tuple(range(v.ndim))
+    for axes in (every, *(tuple(a for a in every if a != axis) for axis in every)):
+        value = attempt(spot.operation, axes=axes)
+        if value is not None and axes != own:
+            text = f"the weight normalised over axes {axes} (reference {own})"
+            yield Candidate("norm-axis", text, {spot.place: value}, culprit=culprit)
+    value = attempt(spot.operation, scaled=False)
+    if value is not None:
+        text = "the weight normalised without its length"
+        yield Candidate("norm-affine", text, {spot.place: value}, culprit=culprit)
