@@ -192,7 +192,11 @@ def _nearest(sides: Sides, place: int) -> Match | None:
 
 def _kinds(sides: Sides, layers: Sequence[Parameter]) -> dict[str, str]:
     """Class of each module that runs operations and holds no others, as far as it is known."""
-    known = {parameter.layer: parameter.kind for parameter in layers if parameter.kind}
+    known = {p.layer.replace("/", "."): p.kind for p in layers if p.kind}
+    # Keras keeps the weights of a recurrent layer in its cell, which no path names.
+    cells = {path: kind for path, kind in known.items() if kind.endswith("Cell") and "." in path}
+    for path, kind in cells.items():
+        known.setdefault(path.rpartition(".")[0], kind.removesuffix("Cell"))
     known |= {record.path: record.operation for record in sides.graph.modules}
     return {path: kind for path, kind in known.items() if path not in sides.graph.containers}
 

@@ -35,6 +35,16 @@ def test_a_right_port_matches_all_the_way() -> None:
     assert all(row.gap is not None and row.gap < 1e-15 for row in rows)
 
 
+@pytest.mark.parametrize(
+    ("layer", "kind", "shown"),
+    [("a/proj", "Dense", "Dense"), ("a/proj/gru_cell", "GRUCell", "GRU")],
+)
+def test_the_class_of_a_layer_of_keras_is_told(layer, kind, shown) -> None:
+    known = [Parameter(f"{layer}/kernel", (4, 4), "float32", True, layer, kind, "kernel")]
+    rows = rows_of(two_layers(), port_of(two_layers()), known)
+    assert (rows[0].path, rows[0].kind) == ("a.proj", shown)
+
+
 def test_what_depends_on_the_culprit_is_after_it() -> None:
     wrong = two_layers(first=lambda x: np.tanh(x) + 1e-3)
     rows = rows_of(two_layers(), port_of(wrong))
