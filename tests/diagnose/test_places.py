@@ -212,3 +212,20 @@ def test_places_in_another_order_are_no_heads() -> None:
     x = np.random.default_rng(7).normal(size=(2, 3, 4, 6))
     found = diagnose_pair(Patches(), Patches(column=True), x)
     assert found.cause == "flatten-order", found.evidence
+
+
+def lengths(axis, divided=True):
+    def middle(f, p, x):
+        y = f.linear(x, p["stem"])
+        size = (y * y).sum(axis, keepdims=True)
+        return f.linear(y / f.sqrt(size + 1e-3) if divided else y + f.tanh(size), p["head"])
+
+    return middle
+
+
+@pytest.mark.parametrize("pair", [("torch", "torch"), ("torch", "jax"), ("jax", "torch")])
+def test_squares_that_divide_are_a_norm(pair) -> None:
+    found = diagnose_twofold(lengths(-1), lengths(1), pair, SIZES, X)
+    assert found.cause == "norm-axis", (found.evidence, found.tried)
+    found = diagnose_twofold(lengths(-1, False), lengths(1, False), pair, SIZES, X)
+    assert found.cause == "reduction", (found.evidence, found.tried)

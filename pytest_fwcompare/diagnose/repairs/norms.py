@@ -245,7 +245,8 @@ def reduction(spot: Spot) -> Iterator[Candidate]:
         if other_name != name:
             text = f"{other_name} instead of {name}"
             yield from spot.change("reduction", text, function=other_name)
-    cause = "norm-axis" if name in ("norm", "var", "std") and divides(spot) else "reduction"
+    normalises = name in ("norm", "var", "std") or (name in ("sum", "mean") and _of_squares(spot))
+    cause = "norm-axis" if normalises and divides(spot) else "reduction"
     for chosen in axis_sets(spot.operation.arguments[0].ndim):
         if chosen != own:
             text = f"{name} over axes {chosen} (reference {own})"
@@ -256,6 +257,18 @@ def reduction(spot: Spot) -> Iterator[Candidate]:
                 times = float(np.prod([spot.operation.arguments[0].shape[a] for a in summed]))
                 text = f"the sum over axes {summed}, the mean over the others alone"
                 yield Candidate("reduction", text, {spot.place: times * spot.record.value})
+
+
+def _of_squares(spot: Spot) -> bool:
+    """Whether squares are summed: of a length, or of a variance, that is written out."""
+    source = spot.replay.source(spot.place, 0)
+    inner = spot.replay.operation(source) if source is not None else None
+    if inner is None:
+        return False
+    function, number = inner.options.get("function"), inner.options.get("number")
+    same = len(inner.arguments) == 2 and inner.arguments[0] is inner.arguments[1]
+    power = function == "power" and number == 2.0
+    return function == "square" or power or (function == "multiply" and same)
 
 
 @repair("weight norm")
