@@ -206,3 +206,30 @@ def test_layers_are_told_by_their_names_as_keras_numbers_them(slope, wanted):
     assert comparison.culprit == wanted
     assert comparison.further == ()
     assert [row.path for row in comparison.depth] == ["dense", "dense_1", "dense_2"]
+
+
+def test_the_temperature_of_a_head_is_no_scale_of_attention():
+    """The product before it is one with weights."""
+
+    def reference():
+        keras.utils.set_random_seed(0)
+        layers = keras.layers
+        inputs = keras.Input((6,))
+        return keras.Model(inputs, layers.Dense(5, activation="softmax", name="head")(inputs))
+
+    class Port(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(6, 5)
+
+        def forward(self, x):
+            return torch.softmax(self.head(x) / 2.0, -1)
+
+    def port():
+        torch.manual_seed(0)
+        return Port().eval()
+
+    comparison = compare(
+        reference, port, inputs={"x": TensorSpec(("batch", 6))}, examples=4, checks=("forward",)
+    )
+    assert places(comparison) == [("head", "activation-parameter")]

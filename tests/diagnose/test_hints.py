@@ -178,3 +178,19 @@ def test_same_padding_and_half_a_window_are_alike_with_stride_1_only() -> None:
     assert culprit_hints({**window, "stride": 1}, {"padding": "SAME"}) == ()
     (said,) = culprit_hints({**window, "stride": 2}, {"padding": "SAME"})
     assert said == "padding is 1 in pool of the reference, 'SAME' in pool of the port"
+
+
+def test_calls_of_one_kind_that_differ_do_not_say_which_is_meant() -> None:
+    """A model that runs its convolutions itself: the culprit's partner is any of them."""
+    from pytest_fwcompare.backends.base import Recorded
+    from pytest_fwcompare.diagnose.hints import _merged
+
+    def call(operation, **attributes):
+        value = np.zeros((1, 4, 4, 3))
+        return Recorded(index=0, path="", operation=operation, value=value, attributes=attributes)
+
+    same, valid = call("Conv2D", padding="SAME"), call("Conv2D", padding="VALID", strides=2)
+    assert "padding" not in _merged([same, valid], False)
+    assert _merged([same, valid], False)["stride"][0] == 2
+    pool = call("MaxPool", padding="VALID")
+    assert _merged([same, pool], False)["padding"][0] == "same"
