@@ -254,6 +254,9 @@ def pooling(spot: Spot) -> Iterator[Candidate]:
         counted = options["count_include_pad"]
         text = "padded cells left out of the count" if counted else "padded cells counted"
         yield from spot.change("pool-count", text, count_include_pad=not counted)
+        if options.get("divisor") != 1:
+            text = "the sum of each window instead of its mean"
+            yield from spot.change("reduction", text, divisor=1)
     other = "max" if options["function"] == "average" else "average"
     yield from spot.change(
         "reduction", f"{other} instead of {options['function']}", function=other

@@ -130,6 +130,7 @@ def axes(spot: Spot) -> Iterator[Candidate]:
                 text = f"{count} groups (reference {groups})"
                 yield from spot.change("norm-axis", text, groups=count)
         yield from _interleaved_groups(spot, int(groups))
+        yield from _groups_by_place(spot, int(groups))
     own = tuple(options.get("axes", ()))
     for chosen in axis_sets(x.ndim):
         if chosen == own:
@@ -156,6 +157,28 @@ def _interleaved_groups(spot: Spot, groups: int) -> Iterator[Candidate]:
         value = value + options["bias"]
     made = operation.outward(value)
     yield Candidate("norm-axis", "groups of interleaved channels", {spot.place: made})
+
+
+def _groups_by_place(spot: Spot, groups: int) -> Iterator[Candidate]:
+    """Groups of channels normalised at each place by itself, not over all places."""
+    x = spot.operation.arguments[0]
+    if x.ndim < 3 or int(np.prod(x.shape[2:])) == 1:
+        return
+    # Every place becomes an example of its own.
+    places = np.moveaxis(x, 1, -1)
+    rows = places.reshape(-1, x.shape[1])
+    options = spot.operation.options
+    given = {
+        name: None if options[name] is None else np.reshape(options[name], (1, -1))
+        for name in ("weight", "bias")
+    }
+    if any(a is not None and a.size != x.shape[1] for a in given.values()):
+        return
+    value = attempt(spot.operation.with_options(**given), (rows,))
+    if value is not None and value.shape == rows.shape:
+        made = np.moveaxis(value.reshape(places.shape), -1, 1)
+        text = f"{groups} groups normalised at each place by itself"
+        yield Candidate("norm-axis", text, {spot.place: made})
 
 
 def _affine_along(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pytest_fwcompare.backends.base import Array
+from pytest_fwcompare.diagnose.operations import attempt
 from pytest_fwcompare.diagnose.prove import Candidate
 from pytest_fwcompare.diagnose.repairs.base import Spot, repair
 
@@ -105,7 +106,8 @@ def waves(spot: Spot) -> Iterator[Candidate]:
     # One module may be wrong where others are right.
     own = {p: t for p, t in every.items() if spot.graph.records[p].path == spot.record.path}
     for tables in (own, every) if len(own) < len(every) else (own,):
-        for text, changed in _changes(spot, tables):
+        counts = {place: len(_flat(spot.graph.records[place].value)) for place in tables}
+        for text, changed in _changes(tables[spot.place], tables, counts):
             values = {
                 place: table.reshape(spot.graph.records[place].value.shape)
                 for place, table in changed.items()
@@ -113,9 +115,34 @@ def waves(spot: Spot) -> Iterator[Candidate]:
             yield Candidate("position", text, values, places=(spot.place,))
 
 
-def _changes(spot: Spot, tables: dict[int, Waves]) -> Iterator[tuple[str, dict[int, Array]]]:
-    counts = {place: len(_flat(spot.graph.records[place].value)) for place in tables}
-    own = _exponents(tables[spot.place])
+@repair("arithmetic")
+def constant_waves(spot: Spot) -> Iterator[Candidate]:
+    """The same for a table that nobody computed: a constant that is added."""
+    for number, argument in enumerate(spot.operation.arguments):
+        if spot.replay.source(spot.place, number) is not None:
+            continue
+        table = _flat(argument)
+        own = waves_of(table) if argument.size > 5 else None
+        if own is None:
+            continue
+        for text, changed in _changes(own, {number: own}, {number: len(table)}):
+            other = changed[number].reshape(argument.shape)
+            value = attempt(spot.operation, spot.replaced(number, other))
+            if value is not None:
+                yield Candidate("position", text, {spot.place: value}, places=(spot.place,))
+
+
+def _changes(
+    first: Waves, tables: dict[int, Waves], counts: dict[int, int]
+) -> Iterator[tuple[str, dict[int, Array]]]:
+    """Ways in which tables may be made differently, all of them alike.
+
+    Args:
+        first: the one that tells what is possible.
+        tables: those that are changed, by position.
+        counts: rows of each.
+    """
+    own = _exponents(first)
     if own is not None:
         # With pairs of columns the rates are base ** (-j / pairs): the second tells the base.
         steps = np.unique(np.round(own, 9))
@@ -142,7 +169,7 @@ def _changes(spot: Spot, tables: dict[int, Waves]) -> Iterator[tuple[str, dict[i
         "sines and cosines exchanged",
         {p: replace(t, sines=~t.sines).table(counts[p]) for p, t in tables.items()},
     )
-    for text, order in _orders(tables[spot.place]):
+    for text, order in _orders(first):
         yield (
             text,
             {
