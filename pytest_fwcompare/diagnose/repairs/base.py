@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from pytest_fwcompare.backends.base import Array, Recorded
 from pytest_fwcompare.diagnose.graph import Graph
 from pytest_fwcompare.diagnose.locate import Sides
@@ -168,6 +170,21 @@ def candidates(spot: Spot, late: bool = False) -> Iterator[Candidate]:
     table = LATE if late else REPAIRS
     for made in [*table.get(spot.operation.kind, ()), *table.get("", ())]:
         yield from made(spot)
+
+
+def table_cause(table: Array, words: str) -> tuple[str, str]:
+    """Cause where a table of several axes is not added, and words for the table.
+
+    The identity matrix is what a transform begins with, and no table of positions.
+
+    Args:
+        table: (..., rows, columns).
+        words: for any other table.
+    """
+    square = table.ndim > 1 and table.shape[-1] == table.shape[-2]
+    if square and bool((table == np.eye(table.shape[-1])).all()):
+        return "residual", "identity"
+    return "position", words
 
 
 def show(number: Any) -> str:

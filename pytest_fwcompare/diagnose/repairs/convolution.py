@@ -12,7 +12,7 @@ import numpy as np
 from pytest_fwcompare.backends.base import Array
 from pytest_fwcompare.diagnose.operations import Operation
 from pytest_fwcompare.diagnose.prove import Candidate
-from pytest_fwcompare.diagnose.repairs.base import Spot, repair
+from pytest_fwcompare.diagnose.repairs.base import Spot, repair, table_cause
 
 
 def merged(spot: Spot) -> Spot:
@@ -222,9 +222,11 @@ def added_bias(spot: Spot) -> Iterator[Candidate]:
     for number, argument in enumerate(spot.operation.arguments):
         if spot.replay.source(spot.place, number) is None and _is_parameter(spot, argument):
             zero = np.zeros_like(argument)
-            cause = "bias" if argument.ndim == 1 else "position"
+            cause, what = "bias", "parameter"
+            if argument.ndim > 1:
+                cause, what = table_cause(argument, what)
             yield from spot.arguments(
-                cause, "the parameter not added", *spot.replaced(number, zero), weak=True
+                cause, f"the {what} not added", *spot.replaced(number, zero), weak=True
             )
             yield from spot.arguments(
                 cause, "the parameter added twice", *spot.replaced(number, 2 * argument)

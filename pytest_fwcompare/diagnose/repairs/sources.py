@@ -11,7 +11,7 @@ from pytest_fwcompare.diagnose.graph import ancestors
 from pytest_fwcompare.diagnose.operations import attempt
 from pytest_fwcompare.diagnose.prove import Candidate, is_fitted
 from pytest_fwcompare.diagnose.repairs.attention import factors, passes_by
-from pytest_fwcompare.diagnose.repairs.base import Spot, repair
+from pytest_fwcompare.diagnose.repairs.base import Spot, repair, table_cause
 from pytest_fwcompare.diagnose.repairs.order import is_score_table
 from pytest_fwcompare.diagnose.repairs.patterns import is_addition
 
@@ -44,10 +44,8 @@ def residual(spot: Spot) -> Iterator[Candidate]:
             # A table made of parameters: one of positions, added to scores or to embeddings.
             made = attempt(operation, spot.replaced(number, np.zeros_like(own)))
             if made is not None and own.ndim > 1:
-                cause, text = "position", "the table not added"
-                if _is_identity(own):
-                    # What passes its input on: the start of a transform, not a place of anything.
-                    cause, text = "residual", "the identity not added"
+                cause, what = table_cause(own, "table")
+                text = f"the {what} not added"
                 yield Candidate(cause, text, {spot.place: made}, True, (spot.place,))
             yield from _turned_table(spot, number)
             yield from _passed_by(spot, number, source)
@@ -117,12 +115,6 @@ def _of_one_stream(spot: Spot, first: int, second: int) -> bool:
     if first in beside or second in before:
         return True
     return any(spot.graph.inputs[place] and place in spot.sides.fed for place in before & beside)
-
-
-def _is_identity(table: Array) -> bool:
-    """Whether a table is the identity matrix."""
-    square = table.ndim > 1 and table.shape[-1] == table.shape[-2]
-    return square and bool((table == np.eye(table.shape[-1])).all())
 
 
 def _is_residual(spot: Spot, place: int) -> bool:
