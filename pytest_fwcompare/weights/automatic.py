@@ -7,6 +7,7 @@ from functools import partial
 
 from pytest_fwcompare.backends.base import Parameter
 from pytest_fwcompare.errors import MappingError
+from pytest_fwcompare.weights.frontier import leaves_order_open
 from pytest_fwcompare.weights.guess import candidates
 from pytest_fwcompare.weights.mapping import Evidence, Link, Mapping
 from pytest_fwcompare.weights.remnants import REASON
@@ -65,6 +66,7 @@ def automatic_mapping(
     doubts = {REASON, DOUBTFUL}
     sure = not made.choices and not any(link.reason in doubts for link in made.best.links)
     sure = sure and not fusion(made, made.best)
+    sure = sure and (evidence is None or not leaves_order_open(made.aligner, made.plan.groups))
     if sure and (evidence is None or not made.others):
         return made.best
     if evidence is None:

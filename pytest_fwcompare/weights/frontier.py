@@ -265,8 +265,41 @@ def fused(
 
 def says_its_order(path: str) -> bool:
     """Whether a fused layer's name says what it holds, and so in which order."""
-    known = {"query", "key", "value", "qkv", "kv", "qk"}
-    return bool(known & set(words(path)))
+    said = set(words(path))
+    # One name alone, or the letter k of a path, tells nothing of what else there is.
+    return bool(said & {"qkv", "kv", "qk"}) or len(said & {"query", "key", "value"}) > 1
+
+
+def denies_order(aligner: Aligner, groups: Sequence[Group]) -> bool:
+    """Whether a fused layer takes its parts in an order that names deny.
+
+    A port that takes them so is split at the wrong places.
+    """
+    return any(
+        list(side) != sorted(side) and order_is_told(aligner, group)
+        for group in groups
+        for side in group
+    )
+
+
+def leaves_order_open(aligner: Aligner, groups: Sequence[Group]) -> bool:
+    """Whether a fused layer may hold its parts in another order."""
+    return any(
+        len(group[0]) != len(group[1]) and not order_is_told(aligner, group) for group in groups
+    )
+
+
+def order_is_told(aligner: Aligner, group: Group) -> bool:
+    """Whether names tell in which order a fused layer holds its parts.
+
+    Query, key and value have a usual order, and "kv" says its own. Of a gate and what it gates,
+    two heads or two branches no order is usual: any is a layout, and the values decide.
+    """
+    sides = [aligner.reference[i] for i in group[0]], [aligner.port[j] for j in group[1]]
+    apart, whole = sorted(sides, key=len, reverse=True)
+    projections = [set(words(unit.path)) & {"query", "key", "value"} for unit in apart]
+    # A gate beside a "value" is no attention: two of the three names make one.
+    return says_its_order(whole[0].path) or sum(map(bool, projections)) > 1
 
 
 def one_by_one(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pytest_fwcompare.errors import MappingError
 from pytest_fwcompare.progress import tell
 from pytest_fwcompare.weights.choices import in_all_such_places
+from pytest_fwcompare.weights.frontier import denies_order
 from pytest_fwcompare.weights.guess import Candidates, candidates
 from pytest_fwcompare.weights.mapping import Evidence, Mapping
 from pytest_fwcompare.weights.plans import Choice, Plan
@@ -213,7 +214,7 @@ class Search:
                 if self.spent:
                     return best
                 if self.guard is not None and (
-                    takes_parts_in_another_order(candidate)
+                    denies_order(self.made.aligner, candidate.groups)
                     or self.guard(self.made.mapping(candidate))
                 ):
                     continue
@@ -354,14 +355,6 @@ def refused(text: str) -> MappingError:
         f"{text}. The outputs do not agree so. Say it with weights={{port name: (reference name, "
         f"transform)}}, or pass a copy function; the rest is still found automatically"
     )
-
-
-def takes_parts_in_another_order(plan: Plan) -> bool:
-    """Whether a fused layer takes its parts in another order than that of their layers.
-
-    Where names tell, that is a fault: a projection split at the wrong places.
-    """
-    return any(list(side) != sorted(side) for group in plan.groups for side in group)
 
 
 def said_of(moved: Sequence[str]) -> list[str]:
