@@ -297,9 +297,11 @@ def order_is_told(aligner: Aligner, group: Group) -> bool:
     """
     sides = [aligner.reference[i] for i in group[0]], [aligner.port[j] for j in group[1]]
     apart, whole = sorted(sides, key=len, reverse=True)
-    projections = [set(words(unit.path)) & {"query", "key", "value"} for unit in apart]
-    # A gate beside a "value" is no attention: two of the three names make one.
-    return says_its_order(whole[0].path) or sum(map(bool, projections)) > 1
+    projections = [frozenset(words(u.path)) & {"query", "key", "value"} for u in apart]
+    # A gate beside a "value" is no attention: two of the three names make one. What all have in
+    # common is their parent's.
+    said = frozenset.union(*projections) - frozenset.intersection(*projections)
+    return says_its_order(whole[0].path) or len(said) > 1
 
 
 def one_by_one(
