@@ -263,6 +263,26 @@ def fused(
                         yield (group,)
 
 
+def other_orders(
+    aligner: Aligner, groups: Sequence[Group], frontier: Frontier
+) -> Iterator[tuple[Group, ...]]:
+    """A fused layer of a plan at a frontier, its parts in other orders.
+
+    Of two parts one may be found on both sides already, and so be no part of the frontier.
+    """
+    ours = set(units_of(aligner.reference, frontier.reference))
+    for ones, others in groups:
+        if len(ones) == len(others) or not ours & set(ones):
+            continue
+        if order_is_told(aligner, (ones, others)):
+            continue
+        forwards = len(ones) > 1
+        for parts in permutations(ones if forwards else others):
+            group = (parts, others) if forwards else (ones, parts)
+            if group != (ones, others) and aligner.pairing(group) is not None:
+                yield (group,)
+
+
 def says_its_order(path: str) -> bool:
     """Whether a fused layer's name says what it holds, and so in which order."""
     said = set(words(path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from pytest_fwcompare.backends.base import Parameter
 from pytest_fwcompare.errors import MappingError
@@ -17,7 +18,7 @@ from pytest_fwcompare.weights.choices import (
     with_layout,
 )
 from pytest_fwcompare.weights.conventions import role_word
-from pytest_fwcompare.weights.frontier import exchanged, regrouped, units_of, ways
+from pytest_fwcompare.weights.frontier import exchanged, other_orders, regrouped, units_of, ways
 from pytest_fwcompare.weights.mapping import Frontier, Link, Mapping
 from pytest_fwcompare.weights.plans import Choice, Plan
 from pytest_fwcompare.weights.remnants import pair_remnants
@@ -139,7 +140,8 @@ class Candidates:
 
         Fused layers come with every order of heads that could be meant.
         """
-        for chosen in ways(self.aligner, frontier):
+        orders = other_orders(self.aligner, plan.groups, frontier)
+        for chosen in chain(ways(self.aligner, frontier), orders):
             groups = regrouped(self.aligner, plan.groups, chosen)
             moved = {d.port for g in groups if g not in plan.groups for d in self._drafts(g)}
             kept = tuple((port, n) for port, n in plan.layouts if port not in moved)

@@ -147,3 +147,35 @@ def test_two_convolutions_in_one(right_first, wrong):
 )
 def test_a_name_that_says_what_a_layer_holds(path, told):
     assert says_its_order(path) is told
+
+
+class KGated(keras.Model):
+    """Two projections in Keras."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate, self.up = keras.layers.Dense(12, name="gate"), keras.layers.Dense(12, name="up")
+        self.down = keras.layers.Dense(8, name="down")
+
+    def call(self, x):
+        return self.down(keras.ops.silu(self.gate(x)) * self.up(x))
+
+
+class Fused(nn.Module):
+    """One kernel in torch."""
+
+    def __init__(self, in_turn):
+        super().__init__()
+        self.fc1, self.fc2, self.in_turn = nn.Linear(8, 24), nn.Linear(12, 8), in_turn
+
+    def forward(self, x):
+        y = self.fc1(x)
+        up, gate = (y[..., ::2], y[..., 1::2]) if self.in_turn else y.chunk(2, -1)
+        return self.fc2(nn.functional.silu(gate) * up)
+
+
+@pytest.mark.parametrize("in_turn", [False, True])
+def test_a_part_that_seems_found_already_changes_its_place_too(in_turn):
+    inputs = {"x": fwc.TensorSpec((3, 5, 8))}
+    found = fwc.compare(KGated(), Fused(in_turn), inputs=inputs, examples=2, explain=False)
+    assert found.passed, found.summary()
