@@ -47,8 +47,9 @@ def explain_parameters(
                 backward=True,
             )
         )
-    found.sort(key=lambda d: d.cause is None)
-    return found
+    # What differs by rounding alone comes of what differs by more.
+    clear = [diagnosis for diagnosis in found if diagnosis.local_gap > TOLERANCE]
+    return sorted(clear or found, key=lambda d: d.cause is None)
 
 
 def _known(path: str, graph: Graph) -> str:
@@ -89,7 +90,8 @@ def _parameter_cause(
     if not obtained.any():
         return "gradient-path", f"no gradient reaches {name} in the port"
     factor = float(np.vdot(expected, obtained) / (np.vdot(expected, expected) or 1.0))
-    if factor and np.abs(obtained - factor * expected).max() <= TOLERANCE * scale:
+    scaled = factor and abs(factor - 1) > TOLERANCE
+    if scaled and np.abs(obtained - factor * expected).max() <= TOLERANCE * scale:
         return "gradient-path", f"the gradient of {name} is multiplied by {factor:.8g} in the port"
     return None, ""
 

@@ -28,6 +28,16 @@ def of_arrays(named: Mapping[str, Array]) -> str:
     return made.hexdigest()
 
 
+def of_own(values: Mapping[str, Array]) -> str:
+    """The key that the weights of a side would have if they were loaded into it, in float64."""
+    return of_arrays({name: np.asarray(v, np.float64) for name, v in values.items()})
+
+
+def named(key: str, own: str) -> str:
+    """The key of weights that were loaded: a side that is given its own has its own again."""
+    return OWN if key == own else key
+
+
 def of_pass(weights: str, arguments: Sequence[Argument], precision: str, *, training: bool) -> str:
     """The key of one pass of one side.
 

@@ -69,6 +69,7 @@ class RecordingSide(Side):
     def __init__(self, side: Side, recorder: Recorder) -> None:
         self._side, self._recorder = side, recorder
         self._loaded: dict[str, str] = {}
+        self._own = ""
         self.framework, self.role, self.model = side.framework, side.role, side.model
         self.shares_dropout = side.shares_dropout
 
@@ -89,9 +90,10 @@ class RecordingSide(Side):
         return self._side.read()
 
     def load(self, values: Mapping[str, Array], precision: Precision) -> None:
+        self._own = self._own or keys.of_own(self._side.read())
         self._side.load(values, precision)
         if not self._recorder.paused:
-            self._loaded[precision] = keys.of_arrays(values)
+            self._loaded[precision] = keys.named(keys.of_arrays(values), self._own)
 
     def forward(
         self,

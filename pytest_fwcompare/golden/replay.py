@@ -205,6 +205,7 @@ class GoldenSide(Side):
         self._loaded: dict[str, str] = {}
         self._parameters = [_parameter(plain) for plain in index["parameters"]]
         self._given = self._arrays(index["given"], "the given weights")
+        self._own = keys.of_own(self._given)
         for parameter in self._parameters:
             held = self._given.get(parameter.name)
             if held is None or held.shape != parameter.shape:
@@ -220,7 +221,7 @@ class GoldenSide(Side):
         return {name: value.copy() for name, value in self._given.items()}
 
     def load(self, values: Mapping[str, Array], precision: Precision) -> None:
-        self._loaded[precision] = keys.of_arrays(values)
+        self._loaded[precision] = keys.named(keys.of_arrays(values), self._own)
 
     def drawn(self, name: str, seed: int) -> Array | None:
         return self._optional(self._reader.index["weights"].get(str(seed), {}).get(name))

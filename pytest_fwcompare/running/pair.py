@@ -112,13 +112,16 @@ class Pair:
         return Point(inputs, weights, object(), seeds, dict(point.cotangents))
 
     def shaken(self, point: Point, draw: int) -> Point:
-        """The point moved by at most half a unit in the last place of the working dtype."""
+        """The point moved by at most half a unit in the last place of the working dtype.
+
+        The reference's own weights are moved, too, where each side keeps its own: the port's were
+        rounded on their way from it (a norm folded into a convolution).
+        """
         seeds = [draw, *point.rng_seed]
         rng = np.random.default_rng(seeds)
         inputs = {name: moved(value, self.dtype, rng) for name, value in point.inputs.items()}
-        weights = point.weights
-        if weights is not None:
-            weights = self.source.shaken(weights, seeds)
+        given = self.given if point.weights is None else point.weights
+        weights = self.source.shaken(given, seeds)
         return Point(inputs, weights, object(), point.rng_seed, point.cotangents)
 
     # Running -----------------------------------------------------------------------------------

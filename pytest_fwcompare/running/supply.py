@@ -147,6 +147,10 @@ class Own:
         return self._read[name] if self._read else self._side.original(name)
 
 
+OWN = "own"
+"""Key of the weights that a side came with."""
+
+
 class Supply:
     """Gives each side its weights before it runs.
 
@@ -174,12 +178,14 @@ class Supply:
         self.port_parameters = {p.name: p for p in port.side.parameters()}
         self.large = source.large or is_large(p.shape for p in self.port_parameters.values())
         self._loaded: dict[tuple[str, str], object] = {}
+        # Sides that keep their own weights and hold moved ones for now.
+        self._moved: set[tuple[str, str]] = set()
         self._copied = False
         self._mapped: tuple[Weights, Weights] | None = None
 
     def weights(self, example: Example) -> tuple[Weights | None, object]:
         """The reference's weights in an example, exact in the working dtype, and their key."""
-        return self.source.of(example) if self.shared else (None, "own")
+        return self.source.of(example) if self.shared else (None, OWN)
 
     def load(self, role: str, weights: Weights | None, key: object, at: Precision) -> None:
         """Load weights into a side, unless it has them.
@@ -190,7 +196,11 @@ class Supply:
             key: names the weights.
             at: the precision of the run to come.
         """
-        if weights is None or self._loaded.get((role, at)) is key:
+        if weights is None:
+            if (role, at) not in self._moved:
+                return
+            weights, key = self.source.given, OWN
+        if self._loaded.get((role, at)) is key:
             return
         if self._loaded.get((role, at)) == key:
             return
@@ -207,6 +217,8 @@ class Supply:
                 self._check_copied(made)
                 self._copied = True
         self._loaded[role, at] = key
+        if not self.shared:
+            (self._moved.discard if key is OWN else self._moved.add)((role, at))
 
     def of_port(self, weights: Weights) -> Weights:
         """The port's weights made from the reference's."""

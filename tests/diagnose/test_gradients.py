@@ -9,6 +9,9 @@ torch = pytest.importorskip("torch")
 from pairs import diagnose_pair  # noqa: E402
 from torch import nn  # noqa: E402
 
+from pytest_fwcompare.diagnose.locate import Sides  # noqa: E402
+from pytest_fwcompare.diagnose.parameter_gradients import explain_parameters  # noqa: E402
+
 X = np.random.default_rng(1).normal(size=(4, 6))
 TOKENS = np.array([[0, 2, 3], [1, 0, 2]])
 
@@ -148,3 +151,19 @@ def test_a_gradient_stopped_in_front_of_an_activation_is_one():
         Gated(nn.functional.silu), Gated(lambda x: nn.functional.silu(x.detach())), X
     )
     assert found.cause == "gradient-path", found
+
+
+def test_a_gradient_that_differs_by_rounding_is_not_called_scaled():
+    """Weights that were rounded on their way to the port move all gradients by a hair."""
+    expected, other = np.random.default_rng(5).normal(size=(2, 3, 4))
+    rounded = expected * (1 + 1e-8)
+    sides = Sides([], [])
+    found = explain_parameters(
+        sides, {"a.weight": (expected, rounded), "b.weight": (expected, other)}, []
+    )
+    assert [(one.culprit, one.cause) for one in found] == [("b", None)]
+    (alone,) = explain_parameters(sides, {"a.weight": (expected, rounded)}, [])
+    assert (alone.culprit, alone.cause, alone.evidence) == ("a", None, ())
+    (scaled,) = explain_parameters(sides, {"a.weight": (expected, 0.5 * expected)}, [])
+    assert scaled.cause == "gradient-path"
+    assert "multiplied by 0.5" in scaled.evidence[0]

@@ -104,3 +104,63 @@ def test_what_one_mapping_wrote_does_not_speak_for_the_next(monkeypatch):
     # Both precisions of the port have its own value: noise is rounding alone.
     assert row.port_noise < 1e-5
     assert torch.equal(port[3].bias, before)
+
+
+def pictures(slope=0.0):
+    """A convolution and a norm in inference, with statistics that say something."""
+    torch.manual_seed(4)
+    made = nn.Sequential(
+        nn.Conv2d(2, 3, 2), nn.BatchNorm2d(3), nn.LeakyReLU(slope), nn.Flatten(), nn.Linear(27, 4)
+    )
+    with torch.no_grad():
+        made[1].running_mean.normal_()
+        made[1].running_var.uniform_(0.5, 2.0)
+    return made.eval()
+
+
+def folded(slope=0.0):
+    """The same, the norm made a part of the convolution before it, in float32."""
+    made = pictures(slope)
+    return nn.Sequential(
+        torch.nn.utils.fusion.fuse_conv_bn_eval(made[0], made[1]), *made[2:]
+    ).eval()
+
+
+@pytest.mark.parametrize(("slope", "verdict"), [(0.0, "equivalent"), (1e-3, "semantic")])
+def test_own_weights_that_were_rounded_on_their_way_are_no_difference(slope, verdict):
+    reference = pictures()
+    before = copy.deepcopy(reference.state_dict())
+    found = fwc.compare(
+        reference,
+        folded(slope),
+        inputs={"x": fwc.TensorSpec((2, 2, 4, 4))},
+        examples=EXAMPLES,
+        weights="given",
+        explain=False,
+    )
+    assert found.verdict == verdict
+    assert any(row.gap > 1e-9 for row in found.tensors)
+    assert all(torch.equal(before[name], held) for name, held in reference.state_dict().items())
+
+
+def test_a_side_with_its_own_weights_has_them_again_after_the_jitter(monkeypatch):
+    from pytest_fwcompare.running.pair import Pair
+
+    last, again = [], []
+    run = Pair.run
+
+    def watched(self, role, point, precision, **options):
+        made = run(self, role, point, precision, **options)
+        if role == "reference" and precision == "double":
+            if point.weights is None:
+                last[:] = point, made.outputs["output"]
+            else:
+                assert (made.outputs["output"] != last[1]).any()
+                again.append(run(self, role, last[0], precision).outputs["output"] == last[1])
+        return made
+
+    monkeypatch.setattr(Pair, "run", watched)
+    inputs = {"x": fwc.TensorSpec((2, 2, 4, 4))}
+    fwc.compare(pictures(), pictures(), inputs=inputs, examples=3, weights="given", explain=False)
+    assert again
+    assert all(same.all() for same in again)
