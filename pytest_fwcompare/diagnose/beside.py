@@ -6,7 +6,7 @@ pass and its buffers make of these values is then held against what they should.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from copy import copy
 from dataclasses import dataclass
 from time import thread_time
@@ -24,6 +24,7 @@ from pytest_fwcompare.diagnose.derivatives import (
 )
 from pytest_fwcompare.diagnose.gradient_paths import outgoing
 from pytest_fwcompare.diagnose.gradients import Account, Group, explain_group
+from pytest_fwcompare.diagnose.graph import Graph
 from pytest_fwcompare.diagnose.locate import Sides
 from pytest_fwcompare.diagnose.operations import Operation
 from pytest_fwcompare.diagnose.parameter_gradients import explain_parameters, gradient_of_uses
@@ -81,6 +82,7 @@ def gradients_beside(
     port = of_port(repaired.sides, replay)
     reference = of_reference(repaired.before, port)
     shown = _with_gradients(repaired.sides, port)
+    held_constant = _held_constant(reference, parameters or {}, deadline)
     found = []
     for held in reversed(port.held):
         if thread_time() > deadline:
@@ -88,10 +90,15 @@ def gradients_beside(
         edges = outgoing(port.graph, held.members)
         if not edges or not _parts(port, held, edges) or not _derived(reference, held, edges):
             continue
+        if held_constant & set(port.graph.records[held.root].parameters):
+            # A padding row: whether a table stops its gradient or what is looked up is all one.
+            continue
         sums = port.sums(held, edges, LOOK)
         if sums is not None and not _passed_by(port, held):
             found.append(_explained(shown, held, sums, replay))
-    wrong = dict(_wrong_parameters(repaired, port, reference, parameters or {}, deadline))
+    wrong = dict(
+        _wrong_parameters(shown, port, reference, parameters or {}, held_constant, deadline)
+    )
     found += explain_parameters(shown, wrong, layers)
     found.sort(key=lambda diagnosis: diagnosis.cause is None)
     return [one for one in found if repaired.whole or one.cause is not None]
@@ -127,6 +134,27 @@ def _derived(reference: Derivatives, held: Held, edges: Sequence[int]) -> bool:
     return sums is not None and sums.gap <= WRONG
 
 
+def _uses(graph: Graph, name: str) -> list[int]:
+    """Operations that use a parameter and send a gradient back."""
+    records = enumerate(graph.records)
+    return [p for p, r in records if name in r.parameters and r.gradient is not None]
+
+
+def _held_constant(
+    reference: Derivatives, parameters: Mapping[str, tuple[Array, Array]], deadline: float
+) -> set[str]:
+    """Parameters whose gradients in the reference are no derivatives: a table's padding row."""
+    found = set()
+    for name, (own, _) in parameters.items():
+        value, uses = reference.graph.parameters.get(name), _uses(reference.graph, name)
+        if value is None or not uses or thread_time() > deadline:
+            continue
+        sums = reference.parameter_sums(name, value, own, uses, GLANCE)
+        if sums is not None and sums.gap > WRONG:
+            found.add(name)
+    return found
+
+
 def _explained(shown: Sides, held: Held, sums: Sums, replay: Replay) -> Diagnosis:
     group = Group(held.root, held.members, sums.expected, sums.obtained)
     account = Account(sums.expected, sums.obtained, sums.parts, sums.shown)
@@ -142,10 +170,11 @@ def _with_gradients(sides: Sides, port: Derivatives) -> Sides:
 
 
 def _wrong_parameters(
-    repaired: Repaired,
+    shown: Sides,
     port: Derivatives,
     reference: Derivatives,
     parameters: Mapping[str, tuple[Array, Array]],
+    held_constant: Set[str],
     deadline: float,
 ) -> Iterator[tuple[str, tuple[Array, Array]]]:
     """Expected and obtained gradients of parameters that are derivatives on one side alone.
@@ -154,28 +183,37 @@ def _wrong_parameters(
     other one then. Where the port's is the derivative, both are given as the reference's values
     make them.
     """
-    after = _with_gradients(repaired.sides, port).graph
-    for name in parameters:
+    for name, (own, obtained) in parameters.items():
         if thread_time() > deadline:
             return
-        value = port.graph.parameters.get(name)
-        records = enumerate(port.graph.records)
-        uses = [p for p, r in records if name in r.parameters and r.gradient is not None]
+        value, uses = port.graph.parameters.get(name), _uses(port.graph, name)
         if value is None or not uses:
             continue
-        own, obtained = parameters[name]
-        mine = reference.parameter_sums(name, value, own, uses, GLANCE)
         sums = port.parameter_sums(name, value, obtained, uses, GLANCE)
-        if mine is None or sums is None or (mine.gap > WRONG) == (sums.gap > WRONG):
+        if sums is None or (name in held_constant) == (sums.gap > WRONG):
             continue
-        if sums.gap > WRONG:
-            expected = gradient_of_uses(after, name, uses, value.shape)
-            if expected is None:
-                sums = port.parameter_sums(name, value, obtained, uses, LOOK) or sums
-                expected, obtained = sums.expected, sums.obtained
-            yield name, (expected, obtained)
+        if name in held_constant:
+            # The reference alone holds something constant: a padding row of a table.
+            derived = gradient_of_uses(reference.graph, name, uses, value.shape)
+            if derived is not None and not _both_stopped(own, derived, obtained):
+                yield name, (own, derived)
             continue
-        # The reference alone holds something constant: a padding row of a table.
-        derived = gradient_of_uses(reference.graph, name, uses, value.shape)
-        if derived is not None:
-            yield name, (own, derived)
+        expected = gradient_of_uses(shown.graph, name, uses, value.shape)
+        if expected is not None and _both_stopped(obtained, expected, own):
+            continue
+        if expected is None:
+            sums = port.parameter_sums(name, value, obtained, uses, LOOK) or sums
+            expected, obtained = sums.expected, sums.obtained
+        yield name, (expected, obtained)
+
+
+def _both_stopped(stopped: Array, derived: Array, other: Array) -> bool:
+    """Whether the other side, too, has zeros wherever a gradient is not the derived one.
+
+    Args:
+        stopped: gradient of a parameter that is not the derivative.
+        derived: what it would be, of its shape.
+        other: gradient of the other side, of its shape.
+    """
+    apart = np.abs(stopped - derived) > WRONG * np.abs(derived).max()
+    return not other[apart].any() and not stopped[apart].any()

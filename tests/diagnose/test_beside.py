@@ -155,6 +155,23 @@ def test_the_gradient_of_a_table_is_told_beside_an_activation(reference, port, w
     assert words in found.others[0].evidence[0]
 
 
+class Stopping(Words):
+    """Nothing goes back to a padding token, which is stopped behind the table."""
+
+    def forward(self, tokens):
+        found = self.table(tokens)
+        found = torch.where((tokens == 0)[..., None], found.detach(), found)
+        return nn.functional.linear(self.act(found), self.table.weight.detach())
+
+
+def test_where_a_padding_row_is_stopped_is_all_one():
+    bent = {"act": torch.sigmoid}
+    found = diagnose_pair(Words(0, False), Stopping(None, False, **bent), TOKENS)
+    assert places(found) == [ACT]
+    found = diagnose_pair(Stopping(None, False), Words(0, False, **bent), TOKENS)
+    assert places(found) == [ACT]
+
+
 class Pictures(nn.Module):
     """Convolution, pool and norm: operations whose adjoints nobody wrote down."""
 
