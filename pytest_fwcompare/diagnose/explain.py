@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import thread_time
@@ -45,6 +46,9 @@ BEHIND = 8
 
 SMALL = 1e-4
 """A gap below this may be the grown trace of a smaller one."""
+
+RANK = 5
+"""Axes up to which all orders of them are tried."""
 
 FAULTS = 6
 """Independent differences that are searched for."""
@@ -178,14 +182,25 @@ def forward(sides: Sides, deadline: float = float("inf")) -> Walk:
     before, operations = sides, dict[int, Operation]()
     found: dict[int, tuple[Diagnosis, Success | None]] = {}
     done: set[int] = set()
+    taken: set[int] = set()
     while len(found) < FAULTS:
         open_places = [place for place in sides.culprits() if place not in done]
         # A port has other ways to come to its constants: what inputs go into is asked first.
         # And it may add up in another order: a part of a longer sum is asked last.
         fed = sides.fed
         open_places.sort(key=lambda p: (_is_part_of_sum(sides.graph, p), p not in fed, p))
-        if not open_places or (found and thread_time() > deadline):
+        if found and thread_time() > deadline:
             break
+        if not open_places:
+            # Behind what no repair explains the search goes on with the port's own values.
+            unproved = (p for p, f in found.items() if f[1] is None and p not in taken)
+            place = next(unproved, -1)
+            if place < 0:
+                break
+            taken.add(place)
+            own = port_values(sides, place)
+            sides = sides if own is None else sides.repaired(own, [place])
+            continue
         place = open_places[0]
         done.add(place)
         diagnosis, success = explain_place(sides, place, deadline)
@@ -199,13 +214,43 @@ def forward(sides: Sides, deadline: float = float("inf")) -> Walk:
                 operations[spot.place] = changed
             deadline = min(deadline, thread_time() + FURTHER_S)
             # What is right once another place is repaired was no culprit.
-            found = {p: f for p, f in found.items() if f[1] is not None or not sides.right[p]}
+            found = {
+                p: f
+                for p, f in found.items()
+                if f[1] is not None or p in taken or not sides.right[p]
+            }
     rows = list(found.values())
     alone = [success is not None and success.proof.alone for _, success in rows]
     made = _followed([diagnosis for diagnosis, _ in rows], alone)
     places = {success.spot.place for _, success in rows if success is not None}
     whole = len(places) == len(rows) and places <= operations.keys()
     return Walk(made, Repaired(sides, before, operations, whole))
+
+
+def port_values(sides: Sides, place: int) -> dict[int, Array] | None:
+    """What the port has instead of a value, and what the reference makes of that behind it.
+
+    Args:
+        sides: both passes, aligned.
+        place: a culprit.
+
+    Returns:
+        New values by position, the port's own at `place`, in an order of axes with which more
+        than one of those behind it are the port's, too; None where no tensor of the port is so.
+    """
+    replay = Replay(sides.graph)
+    prover = Prover(sides, replay, place)
+    value = sides.graph.records[place].value
+    for target in prover.targets(value):
+        for axes in itertools.permutations(range(target.ndim)) if target.ndim <= RANK else ():
+            turned = target.transpose(axes)
+            if turned.shape != value.shape:
+                continue
+            candidate = Candidate("", "the port's own value", {place: turned}, weak=True)
+            proof = prover.prove(candidate)
+            if proof is not None and not proof.alone and proof.hits > 2:
+                return dict(replay.run(candidate.values))
+    return None
 
 
 def _is_part_of_sum(graph: Graph, place: int) -> bool:

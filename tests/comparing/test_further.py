@@ -74,3 +74,23 @@ def test_what_follows_an_unproved_fault_is_not_called_another():
     assert comparison.cause is None
     assert comparison.further == ()
     assert np.isfinite(comparison.gap)
+
+
+@pytest.mark.parametrize("bend", [torch.tanh, torch.sigmoid])
+def test_a_fault_behind_an_unproved_one_is_found(bend):
+    """No repair gives the port's value, so the port's own is taken, and the search goes on."""
+
+    class Odd(Reference):
+        def forward(self, x):
+            hidden = self.into(x) + 0.1 * torch.sin(3 * self.into(x)) ** 3
+            main = self.out(bend(self.mid(self.act(self.norm(hidden)))))
+            return main.mean(1) + torch.softmax(self.side(x), -1).mean(1)
+
+    def port() -> Odd:
+        torch.manual_seed(1)
+        return Odd()
+
+    comparison = compare(reference, port, inputs=WORDS, examples=6, checks=("forward",))
+    assert (comparison.culprit, comparison.cause) == ("norm", None)
+    further = [("", "activation-variant")] if bend is torch.sigmoid else []
+    assert [(one.culprit, one.cause) for one in comparison.further] == further
